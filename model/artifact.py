@@ -1,0 +1,243 @@
+"""The model directory: written once, whole, and checked on every load.
+
+    config.json         sizes of the network
+    model.safetensors   weights (no pickle anywhere)
+    vocabulary.json     names and counts
+    manifest.json       schema, version, window rule, horizons, training range, metrics, golden answers, checksums
+    README.md           the model card
+
+It is written beside its place and renamed into it, so that a reader sees all of it or nothing. The version is a hash of
+the content, so equal training gives an equal version. It knows nothing of inference: `Engine.load` checks golden answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import msgspec
+from transformers.utils import logging as transformers_logging
+
+from model.config import NextMoveConfig
+from model.forecast import Forecast
+from model.network import NextMoveModel
+from model.vocabulary import Vocabulary, VocabularyError
+from model.window import Window, WindowRule
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+CONTENT = ("config.json", "model.safetensors", "vocabulary.json")
+CARD = "README.md"
+
+
+class ArtifactError(Exception):
+    """A model directory that cannot be used or written; the message is one line."""
+
+
+class Golden(msgspec.Struct, frozen=True):
+    """One window and the answer that the model gave to it when it was trained."""
+
+    window: Window
+    forecast: Forecast
+
+
+class TrainingRange(msgspec.Struct, frozen=True):
+    """What the model learned from."""
+
+    events: int
+    users: int
+    from_ms: int
+    until_ms: int
+    preset: str
+    seed: int
+    epochs: int
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """Everything about a model that is not a weight or a name."""
+
+    schema: int
+    version: str
+    window: WindowRule
+    behaviors: list[str]
+    goal: str
+    goal_horizon_ms: int
+    churn_horizon_ms: int
+    training: TrainingRange
+    metrics: dict[str, float]
+    popular_items: list[str]
+    golden: list[Golden]
+    files: dict[str, str] = {}  # name → sha256
+
+
+class Artifact(msgspec.Struct, frozen=True):
+    """A model directory in memory."""
+
+    model: NextMoveModel
+    vocabulary: Vocabulary
+    manifest: Manifest
+
+
+def publish(directory: Path, artifact: Artifact) -> Manifest:
+    """Writes the directory, replacing an older artefact in its place; returns the manifest with version and checksums.
+
+    Raises ArtifactError when the place is taken by something that is not an artefact, or cannot be written.
+    """
+    directory = Path(directory)
+    check_place(directory)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    except OSError as error:
+        raise ArtifactError(f"cannot write {directory}: {error.strerror}") from error
+    try:
+        manifest = _write(beside, artifact)
+        beside.chmod(0o755)
+        _rename(beside, directory)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {directory}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return manifest
+
+
+def check_place(directory: Path) -> None:
+    """Raises ArtifactError when publishing there would overwrite something that is not an artefact."""
+    if not directory.exists() and not directory.is_symlink():
+        return
+    if not directory.is_dir():
+        raise ArtifactError(f"{directory} exists and is not a directory")
+    if any(directory.iterdir()) and not (directory / MANIFEST).is_file():
+        raise ArtifactError(f"{directory} holds something that is not a model; choose another place")
+
+
+def load(directory: Path) -> Artifact:
+    """Reads and checks a model directory. Raises ArtifactError with one line that says what is wrong."""
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    for name in CONTENT:
+        if name not in manifest.files:
+            raise ArtifactError(f"{directory}: the manifest lists no {name}")
+    for name, expected in manifest.files.items():
+        _check_file(directory / name, expected)
+    try:
+        vocabulary = Vocabulary.from_json((directory / "vocabulary.json").read_bytes())
+    except VocabularyError as error:
+        raise ArtifactError(f"{directory / 'vocabulary.json'}: {error}") from error
+    return Artifact(_load_model(directory, vocabulary), vocabulary, manifest)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest alone, its version checked against its content; raises ArtifactError."""
+    if not directory.is_dir():
+        raise ArtifactError(f"no model directory at {directory}")
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{directory} is not a model: it has no {MANIFEST}")
+    try:
+        raw = path.read_bytes()
+        document = msgspec.json.decode(raw)
+        schema = document.get("schema") if isinstance(document, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise ArtifactError(f"{path} has schema {schema}, this program reads up to {SCHEMA}: upgrade the program")
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is damaged: {error}") from error
+    if version_of(manifest) != manifest.version:
+        raise ArtifactError(f"{path} was changed after it was written: its version does not match its content")
+    return manifest
+
+
+def version_of(manifest: Manifest) -> str:
+    """The content hash: everything in the manifest but the version, checksums of the other files included."""
+    body = msgspec.json.encode(msgspec.structs.replace(manifest, version=""), order="deterministic")
+    return hashlib.sha256(body).hexdigest()[:16]
+
+
+def _write(beside: Path, artifact: Artifact) -> Manifest:
+    artifact.model.save_pretrained(beside)
+    (beside / "vocabulary.json").write_text(artifact.vocabulary.to_json())
+    (beside / CARD).write_text(card(artifact.manifest))
+    files = {name: _sha256(beside / name) for name in (*CONTENT, CARD)}
+    manifest = msgspec.structs.replace(artifact.manifest, schema=SCHEMA, version="", files=files)
+    manifest = msgspec.structs.replace(manifest, version=version_of(manifest))
+    (beside / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest, order="deterministic")))
+    for path in (*beside.iterdir(), beside):
+        _sync(path)
+    return manifest
+
+
+def _rename(beside: Path, directory: Path) -> None:
+    """Into place in one step; an older artefact steps aside first, since a rename replaces no full directory."""
+    if directory.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
+        os.rename(directory, aside)  # an empty directory is replaced
+        try:
+            os.rename(beside, directory)
+        except OSError:
+            os.rename(aside, directory)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.rename(beside, directory)
+    _sync(directory.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_file(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing")
+    if _sha256(path) != expected:
+        raise ArtifactError(f"{path} is damaged or was changed: its sha256 is not the one in {MANIFEST}")
+
+
+def _load_model(directory: Path, vocabulary: Vocabulary) -> NextMoveModel:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        config = NextMoveConfig.from_pretrained(directory)
+        expected = (vocabulary.items.rows, vocabulary.categories.rows, vocabulary.behaviors.rows)
+        if (config.item_rows, config.category_rows, config.behavior_rows) != expected:
+            raise ArtifactError(f"{directory}: config.json and vocabulary.json do not belong together")
+        return NextMoveModel.from_pretrained(directory, config=config, local_files_only=True).eval()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ArtifactError(f"{directory}: the weights cannot be read: {str(error).splitlines()[0]}") from error
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def card(manifest: Manifest) -> str:
+    """The model card."""
+    hours = manifest.goal_horizon_ms / 3_600_000, manifest.churn_horizon_ms / 3_600_000
+    trained = manifest.training
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in manifest.metrics.items())
+    return (
+        "# NextMove model\n\n"
+        f"A causal Transformer (preset `{trained.preset}`, seed {trained.seed}) that predicts a user's next event.\n\n"
+        f"- learned from {trained.events} events of {trained.users} users, {trained.from_ms} … {trained.until_ms} (ms UTC)\n"
+        f"- behaviours: {', '.join(manifest.behaviors)}; goal: {manifest.goal} within {hours[0]:g} h\n"
+        f"- churn: no event within {hours[1]:g} h\n"
+        f"- window: the last {manifest.window.events} events, not older than {manifest.window.age_ms / 86_400_000:g} days\n\n"
+        "## Validation (the last part of the training range)\n\n"
+        f"| measure | |\n|---|---|\n{scores}\n\n"
+        "## Limits\n\n"
+        "Probabilities describe the log it learned from; a shop that changes needs a new model. Items that are not in the\n"
+        "vocabulary can be predicted only while they are in the user's window. Times to the next event are learned from\n"
+        "events that had a next one, so long absences are underestimated.\n"
+    )

@@ -1,0 +1,37 @@
+"""What fixes the shape of the network; saved as `config.json` in the artefact."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from transformers import PreTrainedConfig
+
+QUANTILES = (0.1, 0.5, 0.9)  # of the time to the next event
+
+
+class NextMoveConfig(PreTrainedConfig):
+    """Sizes of the network. Rows count special rows, see `model.vocabulary`."""
+
+    model_type: ClassVar[str] = "nextmove"
+
+    item_rows: int = 4
+    item_first: int = 3  # row of the first known item
+    category_rows: int = 4
+    category_first: int = 3
+    behavior_rows: int = 4
+    behavior_first: int = 3
+    session_gap_ms: int = 30 * 60 * 1000
+    width: int = 64
+    layers: int = 2
+    heads: int = 2
+    pointer_width: int = 32
+    dropout: float = 0.2
+    unknown_rate: float = 0.02  # share of known items shown as unknown in training, so that the unknown rows learn
+
+
+# One dial: the preset decides width, depth and learning rate together.
+PRESETS: dict[str, dict[str, float]] = {
+    "small": {"width": 64, "layers": 2, "heads": 2, "dropout": 0.2},
+    "base": {"width": 128, "layers": 2, "heads": 4, "dropout": 0.2},
+    "large": {"width": 256, "layers": 4, "heads": 8, "dropout": 0.3},
+}

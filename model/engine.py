@@ -1,0 +1,208 @@
+"""Inference: windows in, forecasts out.
+
+Each call recomputes each window in full, on one device, from one thread. The answer for a window does not depend on
+what else is in the batch. It knows nothing of users, topics or time of day; windows carry all there is to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import artifact
+from model.artifact import Artifact, ArtifactError
+from model.features import NO_IDENTITY, Batch, Columns, Ints, encode, pad
+from model.forecast import Forecast, difference
+from model.network import Heads, Mixture, NextMoveModel
+from model.topk import top_k
+from model.vocabulary import Catalogue, Vocabulary
+from model.window import Window, WindowRule
+
+__all__ = ["ArtifactError", "Engine", "Forecast"]
+
+BATCH = 256  # windows per pass
+GOLDEN_TOP_K = 10
+GOLDEN_TOLERANCE = 1e-3  # between machines and devices; the same machine gives 1e-6
+
+
+class Chosen(NamedTuple):
+    """Top-k of one mixture for B windows."""
+
+    probability: Tensor  # [B, k]
+    ids: Tensor  # [B, k] identities as in `Columns`
+
+
+class Table(NamedTuple):
+    """Output vectors of a catalogue, ready for scoring."""
+
+    vectors: Tensor  # [D, N + 1]
+    bias: Tensor  # [N + 1]
+    popularity: Tensor  # [N + 1] sums to 1
+    catalogue: Catalogue
+
+
+class Engine:
+    """A loaded model that answers windows; use it from one thread."""
+
+    def __init__(self, parts: Artifact, *, device: str = "auto", top_k: int = 10, threads: int | None = None) -> None:
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.manifest = parts.manifest
+        self.version: str = parts.manifest.version
+        self.window: WindowRule = parts.manifest.window
+        self.behaviors: tuple[str, ...] = parts.vocabulary.behaviors.names
+        self.goal: str = parts.vocabulary.goal
+        self.device: str = choose_device(device)
+        self.popular_items: list[str] = parts.manifest.popular_items
+        self.top_k = top_k
+        self.vocabulary: Vocabulary = parts.vocabulary
+        self._model: NextMoveModel = parts.model.to(self.device).eval()  # type: ignore[arg-type]  # a str is a device
+        self._items = self._table(*self._model.item_table(), self.vocabulary.items, self.vocabulary.item_counts)
+        self._categories = self._table(
+            *self._model.category_table(), self.vocabulary.categories, self.vocabulary.category_counts
+        )
+        self._widths = sorted({width for width in (4, 8, 16, 32, 64, 128, 256) if width < self.window.events})
+
+    @classmethod
+    def load(
+        cls, directory: str | Path, device: str = "auto", top_k: int = 10, threads: int | None = None
+    ) -> Engine:
+        """A checked model directory as an engine; raises ArtifactError with one line that says what is wrong."""
+        engine = cls(artifact.load(Path(directory)), device=device, top_k=top_k, threads=threads)
+        engine.check_golden()
+        return engine
+
+    def check_golden(self) -> None:
+        """Raises ArtifactError when the model no longer gives the answers that it was published with."""
+        golden = self.manifest.golden
+        answers = self._answer([one.window for one in golden], GOLDEN_TOP_K)
+        worst = max((difference(one.forecast, answer) for one, answer in zip(golden, answers, strict=True)), default=0)
+        if not worst <= GOLDEN_TOLERANCE:
+            raise ArtifactError(
+                f"model {self.version} does not reproduce its golden answers on {self.device}: off by {worst:.2g}"
+            )
+
+    def predict(self, windows: Sequence[Window]) -> list[Forecast]:
+        """One forecast per window, in order. Longer windows than the rule are cut; an empty one is a ValueError."""
+        return self._answer(windows, self.top_k)
+
+    @torch.inference_mode()
+    def _answer(self, windows: Sequence[Window], k: int) -> list[Forecast]:
+        columns = encode(windows, self.vocabulary)
+        if len(windows) and columns.lengths.min() < 1:
+            raise ValueError("a window needs at least one event")
+        lengths = np.minimum(columns.lengths, self.window.events)
+        starts = columns.starts + columns.lengths - lengths
+        widths = np.array([*self._widths, self.window.events])
+        bucket = np.searchsorted(widths, lengths)
+        answers: dict[int, Forecast] = {}
+        for number, width in enumerate(widths.tolist()):
+            members = np.flatnonzero(bucket == number)
+            for begin in range(0, len(members), BATCH):
+                some = members[begin : begin + BATCH]
+                batch = pad(columns, starts[some], lengths[some], width)
+                answers.update(zip(some.tolist(), self._pass(batch, columns, k), strict=True))
+        return [answers[position] for position in range(len(windows))]
+
+    def _pass(self, batch: Batch, columns: Columns, k: int) -> list[Forecast]:
+        """One rectangular batch."""
+        batch = batch.to(torch.device(self.device))
+        heads: Heads = self._model(batch, last=True)
+        unknown = ~((batch.item_ids >= 0) & (batch.item_ids < self.vocabulary.items.rows)).any(1)  # [B]
+        items = choose(heads.items, batch.item_ids, self._items, unknown, k)
+        behaviors = self._behavior_with(heads, batch, items.ids)
+        listed_items = _named(items, self.vocabulary.items, columns.unknown_items)
+        if self.vocabulary.has_categories:
+            categories = choose(heads.categories, batch.category_ids, self._categories, None, k)
+            listed_categories = _named(categories, self.vocabulary.categories, columns.unknown_categories)
+        else:
+            listed_categories = [[] for _ in listed_items]
+        return [
+            Forecast(
+                next_behaviors=mix,
+                next_items=[
+                    (name, probability, self.behaviors[behavior])
+                    for (name, probability), behavior in zip(some_items, some_behaviors, strict=False)
+                ],
+                next_categories=some_categories,
+                purchase_probability=goal,
+                time_to_next_s=(seconds[0], seconds[1], seconds[2]),
+                churn_probability=churn,
+                fallback="no_known_items" if cold else None,
+            )
+            for mix, some_items, some_behaviors, some_categories, goal, seconds, churn, cold in zip(
+                heads.behaviors[:, 0].double().softmax(-1).tolist(),
+                listed_items,
+                behaviors.tolist(),
+                listed_categories,
+                heads.goal[:, 0].double().sigmoid().tolist(),
+                heads.log_seconds[:, 0].double().clamp(max=30).expm1().clamp(min=0).tolist(),
+                heads.churn[:, 0].double().sigmoid().tolist(),
+                unknown.tolist(),
+                strict=True,
+            )
+        ]
+
+    def _behavior_with(self, heads: Heads, batch: Batch, ids: Tensor) -> Tensor:
+        """The most likely behaviour with each of the chosen items, [B, k] positions in `behaviors`."""
+        same = batch.item_ids[:, None] == ids[:, :, None]  # [B, k, L]
+        steps = torch.arange(1, same.shape[2] + 1, device=same.device)
+        last = (same * steps).amax(-1)  # [B, k] 1 + last position with the item, 0 if none
+        state = torch.where(last > 0, batch.behavior_rows.gather(1, (last - 1).clamp(min=0)), 0)
+        logits = heads.behaviors + self._model.behavior_with_item(state)  # [B, k, behaviours]
+        return logits.argmax(-1)
+
+    def _table(self, vectors: Tensor, bias: Tensor, catalogue: Catalogue, counts: Sequence[int]) -> Table:
+        seen = torch.tensor([0, *counts], dtype=torch.float32, device=self.device)
+        return Table(
+            vectors.detach().t().contiguous(), bias.detach().clone(), seen / seen.sum().clamp(min=1), catalogue
+        )
+
+
+def choose_device(device: str) -> str:
+    """"auto" is the GPU where there is one; raises ArtifactError for one that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ArtifactError("device cuda was asked for, but this machine has no usable GPU")
+    return device
+
+
+def choose(mixture: Mixture, ids: Tensor, table: Table, unknown: Tensor | None, k: int) -> Chosen:
+    """The k most likely of (catalogue ∪ window); where `unknown` [B], popularity stands in for the softmax."""
+    rows, first = table.catalogue.rows, table.catalogue.first
+    logits = torch.addmm(table.bias, mixture.query[:, 0], table.vectors)  # [B, N + 1]
+    share = mixture.log_catalogue.exp()  # [B, 1]
+    scores = logits.softmax(-1).mul_(share)
+    if unknown is not None:
+        scores[unknown] = table.popularity * share[unknown]
+    scores[:, 0] = 0  # "none of these" has no name
+    copied = (mixture.log_copy + mixture.pointer[:, 0]).exp()  # [B, L]; 0 where no candidate
+    known = (ids >= first) & (ids < rows)
+    scores.scatter_add_(1, torch.where(known, ids - first + 1, 0), copied * known)
+    values, classes = top_k(scores, k)  # [B, k]
+    strange = copied.masked_fill(ids < rows, 0)  # [B, L] candidates without a row
+    merged = torch.cat((strange.flip(1), values), dim=1)  # most recent first
+    merged_ids = torch.cat((ids.flip(1), classes + first - 1), dim=1)
+    best, where = merged.sort(dim=1, descending=True, stable=True)
+    return Chosen(best[:, :k], merged_ids.gather(1, where[:, :k]))
+
+
+def _named(chosen: Chosen, catalogue: Catalogue, unknown: list[str]) -> list[list[tuple[str, float]]]:
+    """Identities as names; entries without probability are left out."""
+    names, first, rows = catalogue.names, catalogue.first, catalogue.rows
+    return [
+        [
+            (names[one - first] if one < rows else unknown[one - rows], probability)
+            for one, probability in zip(some_ids, some, strict=True)
+            if probability > 0
+        ]
+        for some_ids, some in zip(chosen.ids.tolist(), chosen.probability.double().tolist(), strict=True)
+    ]

@@ -1,0 +1,43 @@
+"""What the engine says about one user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """One answer; probabilities are of the user's next event unless said otherwise."""
+
+    next_behaviors: list[float]  # aligned with the engine's behaviours, sums to 1
+    next_items: list[tuple[str, float, str | None]]  # best first: item, probability, most likely behaviour with it
+    next_categories: list[tuple[str, float]]  # best first; empty where the training log had none
+    purchase_probability: float  # of the goal behaviour within the goal horizon
+    time_to_next_s: tuple[float, float, float]  # quantiles 0.1, 0.5, 0.9, seconds
+    churn_probability: float  # no event within the churn horizon
+    fallback: str | None  # "no_known_items": the catalogue's part of `next_items` is popularity
+
+
+def difference(one: Forecast, other: Forecast) -> float:
+    """The largest difference between two answers: of probabilities as they are, of times in log seconds."""
+    gaps = [abs(a - b) for a, b in zip(one.next_behaviors, other.next_behaviors, strict=True)]
+    gaps.append(abs(one.purchase_probability - other.purchase_probability))
+    gaps.append(abs(one.churn_probability - other.churn_probability))
+    gaps.append(_listed([item[:2] for item in one.next_items], [item[:2] for item in other.next_items]))
+    gaps.append(_listed(one.next_categories, other.next_categories))
+    gaps.extend(_log_gap(a, b) for a, b in zip(one.time_to_next_s, other.time_to_next_s, strict=True))
+    return max(gaps)
+
+
+def _listed(one: list[tuple[str, float]], other: list[tuple[str, float]]) -> float:
+    """Two ranked lists: rank by rank in probability, and name by name where both list the name."""
+    if len(one) != len(other):
+        return 1.0
+    by_rank = max((abs(a[1] - b[1]) for a, b in zip(one, other, strict=True)), default=0.0)
+    theirs = dict(other)
+    by_name = max((abs(p - theirs[name]) for name, p in one if name in theirs), default=0.0)
+    return max(by_rank, by_name)
+
+
+def _log_gap(a: float, b: float) -> float:
+    return abs(a - b) / (1.0 + max(abs(a), abs(b)))

@@ -1,0 +1,334 @@
+"""The network: a causal Transformer over user events that can choose from the catalogue or copy from the window.
+
+Features:
+- an event is the sum of what happened: item, category, behaviour, log-bucketed gap to the event before, hour of day,
+  and how often its item and its category already occurred in the window
+- pre-norm blocks, rotary positions, an attention bias from time difference, same session, same item, same category
+- next item and next category: `p = g · softmax over the catalogue + (1 - g) · pointer over the distinct ones in the
+  window`; the pointer also reaches names that the vocabulary does not know
+- the pointer sees recency rank, time since, sessions ago, count in the window, same category as the newest event
+- catalogue logits are tied to the input embeddings, and an item's row shares its category's row
+- heads: next behaviour, behaviour given the item, goal within a horizon, time to next (monotone quantiles), churn
+
+It knows nothing of names, files or losses. B batch, L positions, T query positions (all L, or the last one),
+D width, H heads, N catalogue size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from model.config import QUANTILES, NextMoveConfig
+from model.features import Batch
+
+FAR = -1e4  # a logit that no other logit can be confused with; finite, so that gradients stay finite
+GAP_BUCKETS = 24  # powers of two of seconds: 1 s … 97 days
+HOUR_MS = 3_600_000
+COUNT_CAP = 8
+RELATIONS = 4
+POINTER_FEATURES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """A distribution over (catalogue ∪ distinct ones in the window), in logs."""
+
+    query: Tensor  # [B, T, D] against `catalogue`
+    log_catalogue: Tensor  # [B, T] log of the catalogue's share
+    log_copy: Tensor  # [B, T] log of the window's share
+    pointer: Tensor  # [B, T, L] log-probability of each candidate, FAR where no candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Everything the network says at each query position."""
+
+    items: Mixture
+    categories: Mixture
+    behaviors: Tensor  # [B, T, behaviours] logits
+    goal: Tensor  # [B, T] logit
+    churn: Tensor  # [B, T] logit
+    log_seconds: Tensor  # [B, T, quantiles] increasing
+
+
+@dataclass(frozen=True, slots=True)
+class Relations:
+    """How each event of a window relates to each other one."""
+
+    same_item: Tensor  # bool [B, L, L]
+    same_category: Tensor  # bool [B, L, L]
+    log_age: Tensor  # [B, L, L] log seconds from key to query
+    sessions_ago: Tensor  # [B, L, L]
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward."""
+
+    def __init__(self, config: NextMoveConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.relation_weight = nn.Parameter(torch.zeros(RELATIONS, config.heads))
+        self.mix = nn.Linear(width, width, bias=False)
+        self.feed_norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, relations: Relations, at: Tensor | None) -> Tensor:
+        """[B, L, D] → [B, T, D]; with `at` only those positions ask, all positions are asked."""
+        normed = self.attention_norm(x)  # [B, L, D]
+        asking = normed if at is None else pick(normed, at)  # [B, T, D]
+        key, value = self.key_value(normed).chunk(2, dim=-1)  # [B, L, D] each
+        steps = torch.arange(x.shape[1], device=x.device)  # [L]
+        asked_at = steps[None] if at is None else at[:, None]  # [1 or B, T]
+        mixed = F.scaled_dot_product_attention(
+            rotate(self.split(self.query(asking)), asked_at),  # [B, H, T, D/H]
+            rotate(self.split(key), steps[None]),
+            self.split(value),
+            attn_mask=self.bias(relations, asked_at, steps, at),  # [B, H, T, L]
+        )
+        y = (x if at is None else pick(x, at)) + self.dropout(self.mix(mixed.transpose(1, 2).flatten(2)))
+        return y + self.dropout(self.narrow(F.gelu(self.widen(self.feed_norm(y)))))  # type: ignore[no-any-return]
+
+    def split(self, x: Tensor) -> Tensor:
+        """[B, T, D] → [B, H, T, D/H]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def bias(self, relations: Relations, asked_at: Tensor, steps: Tensor, at: Tensor | None) -> Tensor:
+        """Causal mask plus what the relations add, [B, H, T, L]."""
+        maps = (
+            relations.log_age * 0.1,
+            (relations.sessions_ago == 0).float(),
+            relations.same_item.float(),
+            relations.same_category.float(),
+        )
+        total: Tensor | None = None
+        for weight, relation in zip(self.relation_weight, maps, strict=True):  # weight [H]
+            rows = relation if at is None else pick(relation, at)  # [B, T, L]
+            term = weight[None, :, None, None] * rows[:, None]
+            total = term if total is None else total + term
+        assert total is not None  # there is at least one relation
+        later = steps[None, None, :] > asked_at[:, :, None]  # [1 or B, T, L]
+        return total.masked_fill(later[:, None], float("-inf"))
+
+
+class Pointer(nn.Module):
+    """Scores the distinct things of a window, each at its last occurrence, for every query position."""
+
+    def __init__(self, config: NextMoveConfig) -> None:
+        super().__init__()
+        self.query = nn.Linear(config.width, config.pointer_width, bias=False)
+        self.key = nn.Linear(config.width, config.pointer_width, bias=False)
+        self.from_query = nn.Linear(config.width, config.pointer_width)
+        self.from_key = nn.Linear(config.width, config.pointer_width, bias=False)
+        self.from_features = nn.Linear(POINTER_FEATURES, config.pointer_width, bias=False)
+        self.score = nn.Linear(config.pointer_width, 1, bias=False)
+
+    def forward(self, asking: Tensor, x: Tensor, candidate: Tensor, features: Tensor) -> Tensor:
+        """Log-probabilities [B, T, L] of the candidates, FAR elsewhere; asking [B, T, D], x [B, L, D]."""
+        match = self.query(asking) @ self.key(x).transpose(1, 2) / math.sqrt(self.query.out_features)  # [B, T, L]
+        mixed = self.from_query(asking)[:, :, None] + self.from_key(x)[:, None]  # [B, T, L, pointer width]
+        logits = match + self.score(F.gelu(mixed + self.from_features(features))).squeeze(-1)
+        logits = logits.masked_fill(~candidate, FAR)
+        return torch.log_softmax(logits, dim=-1).masked_fill(~candidate, FAR)
+
+
+class NextMoveModel(PreTrainedModel):
+    """Windows in, `Heads` out; see the module's docstring."""
+
+    config_class = NextMoveConfig
+    config: NextMoveConfig
+    base_model_prefix = "nextmove"
+    main_input_name = "batch"
+
+    def __init__(self, config: NextMoveConfig) -> None:
+        super().__init__(config)
+        width = config.width
+        self.item = nn.Embedding(config.item_rows, width)
+        self.category = nn.Embedding(config.category_rows, width)
+        self.behavior = nn.Embedding(config.behavior_rows, width)
+        self.gap = nn.Embedding(GAP_BUCKETS + 2, width)  # the last row: the window's first event
+        self.hour = nn.Embedding(24, width)
+        self.repeats = nn.Linear(4, width, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        self.item_query = nn.Linear(width, width)
+        self.category_query = nn.Linear(width, width)
+        self.item_bias = nn.Parameter(torch.zeros(config.item_rows - config.item_first + 1))
+        self.category_bias = nn.Parameter(torch.zeros(config.category_rows - config.category_first + 1))
+        self.item_gate = nn.Linear(width, 1)
+        self.category_gate = nn.Linear(width, 1)
+        self.item_pointer = Pointer(config)
+        self.category_pointer = Pointer(config)
+        behaviors = config.behavior_rows - config.behavior_first
+        self.behavior_head = nn.Linear(width, behaviors)
+        self.behavior_with_item = nn.Embedding(config.behavior_rows, behaviors)  # by the last behaviour with it
+        self.goal_head = nn.Linear(width, 1)
+        self.churn_head = nn.Linear(width, 1)
+        self.time_head = nn.Linear(width, len(QUANTILES))
+        self.item_categories: Tensor
+        self.register_buffer("item_categories", torch.ones(config.item_rows, dtype=torch.int64))  # category rows
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.4 / math.sqrt(module.in_features))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02 if module is not self.behavior_with_item else 0.0)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def forward(self, batch: Batch, last: bool = False) -> Heads:
+        """Heads at every position, or with `last` only at the newest event of each window (T = 1)."""
+        at = batch.lengths - 1 if last else None  # [B]
+        relations = self.relate(batch)
+        x = self.dropout(self.embed(batch, relations))  # [B, L, D]
+        top = len(self.blocks) - 1
+        keys = x
+        for depth, block in enumerate(self.blocks):
+            keys = x  # what the pointer points at: the input of the top block, computed at all positions
+            x = block(x, relations, at if depth == top else None)
+        h = self.norm(x)  # [B, T, D]
+        spread = F.softplus(self.time_head(h)[..., 1:])  # [B, T, quantiles - 1]
+        lowest = self.time_head(h)[..., :1]
+        return Heads(
+            items=self.mixture(h, keys, batch.item_ids, relations.same_item, relations.same_category, relations, at, 0),
+            categories=self.mixture(
+                h, keys, batch.category_ids, relations.same_category, relations.same_item, relations, at, 1
+            ),
+            behaviors=self.behavior_head(h),
+            goal=self.goal_head(h).squeeze(-1),
+            churn=self.churn_head(h).squeeze(-1),
+            log_seconds=torch.cat((lowest, lowest + spread.cumsum(-1)), dim=-1),
+        )
+
+    def relate(self, batch: Batch) -> Relations:
+        """Relations of every pair of events."""
+        item, category = batch.item_ids, batch.category_ids
+        times = batch.times_ms
+        gaps = torch.diff(times, dim=1, prepend=times[:, :1])  # [B, L]
+        session = (gaps > self.config.session_gap_ms).cumsum(1).float()  # [B, L]
+        seconds = (times[:, :, None] - times[:, None]).clamp(min=0).float() / 1000  # [B, L, L]
+        return Relations(
+            same_item=(item[:, :, None] == item[:, None]) & (item >= 0)[:, None],
+            same_category=(category[:, :, None] == category[:, None]) & (category >= 0)[:, None],
+            log_age=torch.log1p(seconds),
+            sessions_ago=(session[:, :, None] - session[:, None]).clamp(min=0),
+        )
+
+    def embed(self, batch: Batch, relations: Relations) -> Tensor:
+        """Events as vectors [B, L, D]."""
+        items = batch.item_rows
+        if self.training and self.config.unknown_rate > 0:
+            hidden = torch.rand(items.shape, device=items.device) < self.config.unknown_rate
+            known = items >= self.config.item_first
+            items = torch.where(hidden & known, 2 + items % (self.config.item_first - 2), items)
+        times = batch.times_ms
+        gaps = torch.diff(times, dim=1).clamp(min=0)  # [B, L - 1]
+        edges = 1000 * 2 ** torch.arange(GAP_BUCKETS, device=times.device)  # ms
+        first = torch.full_like(times[:, :1], GAP_BUCKETS + 1)
+        gap_rows = torch.cat((first, torch.bucketize(gaps, edges)), dim=1)  # [B, L]
+        before = torch.stack((*seen_before(relations.same_item), *seen_before(relations.same_category)), dim=-1)
+        x = self.item(items) + self.category(batch.category_rows) + self.behavior(batch.behavior_rows)
+        return x + self.gap(gap_rows) + self.hour(times // HOUR_MS % 24) + self.repeats(before)  # type: ignore[no-any-return]
+
+    def mixture(
+        self, h: Tensor, keys: Tensor, ids: Tensor, same: Tensor, other: Tensor, relations: Relations,
+        at: Tensor | None, kind: int,
+    ) -> Mixture:
+        """The catalogue's share and the window's share for items (kind 0) or categories (kind 1)."""
+        candidate, features = candidates(ids, same, other, relations, at)
+        pointer = self.category_pointer if kind else self.item_pointer
+        gate = (self.category_gate if kind else self.item_gate)(h).squeeze(-1)  # [B, T]
+        gate = gate.masked_fill(~candidate.any(-1), -FAR)  # nothing to copy: all to the catalogue
+        return Mixture(
+            query=(self.category_query if kind else self.item_query)(h),
+            log_catalogue=F.logsigmoid(gate),
+            log_copy=F.logsigmoid(-gate),
+            pointer=pointer(h, keys, candidate, features),
+        )
+
+    def item_table(self) -> tuple[Tensor, Tensor]:
+        """Output vectors [N + 1, D] and biases [N + 1]; class 0 is "none of these", class 1 + i the i-th known item."""
+        first = self.config.item_first
+        vectors = self.item.weight[first:] + self.category(self.item_categories[first:])
+        return torch.cat((self.item.weight[2:3], vectors)), self.item_bias
+
+    def category_table(self) -> tuple[Tensor, Tensor]:
+        """The same for categories."""
+        first = self.config.category_first
+        return torch.cat((self.category.weight[2:3], self.category.weight[first:])), self.category_bias
+
+
+def pick(x: Tensor, at: Tensor) -> Tensor:
+    """Row `at[b]` of each x[b]: [B, L, …] → [B, 1, …]."""
+    return x[torch.arange(x.shape[0], device=x.device), at][:, None]
+
+
+def rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """Rotary positions: x [B, H, T, D/H], positions [1 or B, T]."""
+    half = x.shape[-1] // 2
+    frequency = 1000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)  # [half]
+    angle = (positions[:, :, None].float() * frequency)[:, None]  # [1 or B, 1, T, half]
+    cos, sin = angle.cos(), angle.sin()
+    left, right = x[..., :half], x[..., half:]
+    return torch.cat((left * cos - right * sin, left * sin + right * cos), dim=-1)
+
+
+def seen_before(same: Tensor) -> tuple[Tensor, Tensor]:
+    """For each event: seen before in the window (0 or 1), and the log of how often; same [B, L, L] → [B, L] twice."""
+    count = same.tril(-1).sum(-1)
+    return (count > 0).float(), torch.log1p(count.clamp(max=COUNT_CAP).float())
+
+
+def candidates(
+    ids: Tensor, same: Tensor, other: Tensor, relations: Relations, at: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Which positions are the last occurrence of something as seen from each query, [B, T, L], and their features.
+
+    ids [B, L] identities; same, other [B, L, L]: equal in this respect, equal in the other one.
+    """
+    length = ids.shape[1]
+    steps = torch.arange(length, device=ids.device)
+    again = torch.where(same.triu(1), steps, length).amin(-1)  # [B, L] next occurrence of the same, L if none
+    asked_at = steps[None, :, None] if at is None else at[:, None, None]  # [1 or B, T, 1]
+    candidate = (steps <= asked_at) & (again[:, None] > asked_at) & (ids >= 0)[:, None]  # [B, T, L]
+    recent = candidate.flip(-1).cumsum(-1).flip(-1).float() - 1  # [B, T, L] distinct ones more recent
+    recent = recent.clamp(min=0)
+    count = same.tril().sum(-1).clamp(max=COUNT_CAP).float().clamp(min=1)[:, None].expand_as(recent)  # [B, T, L]
+    age, sessions = relations.log_age, relations.sessions_ago
+    if at is not None:
+        age, sessions, other = pick(age, at), pick(sessions, at), pick(other, at)
+    features = torch.stack(
+        (
+            torch.log1p(recent) / 2,
+            1 / (1 + recent),
+            (recent == 0).float(),
+            (recent == 1).float(),
+            (recent == 2).float(),
+            age / 8,
+            torch.log1p(sessions) / 2,
+            (sessions == 0).float(),
+            (sessions == 1).float(),
+            torch.log(count),
+            (count >= 2).float(),
+            other.float(),
+        ),
+        dim=-1,
+    )
+    return candidate, features

@@ -1,0 +1,151 @@
+"""A table of events → users' lives end to end, and the chunks and windows that are cut out of them.
+
+The same cut for training (chunks whose positions all learn) and for evaluation (one window per event): the last
+`events` events of the user, not older than `age_ms` before the newest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from model.window import Window, WindowRule
+
+Ints = npt.NDArray[np.int64]
+
+COLUMNS = ("user_id", "timestamp", "behavior", "item_id", "category")
+
+
+class FrameError(Exception):
+    """A table of events that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """N events grouped by user, in time order inside a user, ties in the order of the log."""
+
+    users: Ints  # [N] user number
+    times_ms: Ints  # [N]
+    order: Ints  # [N] position in the log sorted by time: the split by global time cuts here
+    items: list[str | None]  # [N]
+    behaviors: list[str]  # [N]
+    categories: list[str | None]  # [N]
+    first: Ints  # [N] index of the user's first event
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def window(self, last: int, rule: WindowRule) -> Window:
+        """What the rule lets a prediction see right after event `last`."""
+        start = int(self.window_starts(np.array([last]), rule)[0])
+        cut = slice(start, last + 1)
+        return Window(self.items[cut], self.behaviors[cut], self.categories[cut], self.times_ms[cut].tolist())
+
+    def window_starts(self, last: Ints, rule: WindowRule) -> Ints:
+        """First event of the window that ends with each event `last`."""
+        starts = np.maximum(self.first[last], last - rule.events + 1)
+        if len(last):
+            too_old = self.times_ms[starts] < self.times_ms[last] - rule.age_ms
+            for position in np.flatnonzero(too_old).tolist():
+                begin, end = int(starts[position]), int(last[position])
+                oldest = self.times_ms[end] - rule.age_ms
+                starts[position] = begin + np.searchsorted(self.times_ms[begin : end + 1], oldest)
+        return starts
+
+    def whole(self) -> list[Window]:
+        """Each user's life as one long window, in order, so that `encode` gives columns that match the indices here."""
+        edges = [*np.unique(self.first).tolist(), len(self)]
+        times = self.times_ms.tolist()
+        return [
+            Window(self.items[a:b], self.behaviors[a:b], self.categories[a:b], times[a:b])
+            for a, b in zip(edges, edges[1:], strict=False)
+        ]
+
+
+def sequences(frame: pl.DataFrame) -> Sequences:
+    """Groups a table of events; raises FrameError for a missing column, a wrong type, or no usable row."""
+    frame = usable(frame)
+    frame = frame.sort("timestamp", maintain_order=True).with_row_index("order")
+    frame = frame.with_columns(pl.col("user_id").rank("dense").alias("user"))
+    frame = frame.sort("user", "order")
+    users = frame["user"].cast(pl.Int64).to_numpy()
+    begins = np.flatnonzero(np.diff(users, prepend=-1))
+    return Sequences(
+        users=users,
+        times_ms=frame["timestamp"].to_numpy(),
+        order=frame["order"].cast(pl.Int64).to_numpy(),
+        items=frame["item_id"].to_list(),
+        behaviors=frame["behavior"].to_list(),
+        categories=frame["category"].to_list(),
+        first=np.repeat(begins, np.diff(begins, append=len(users))),
+    )
+
+
+def usable(frame: pl.DataFrame) -> pl.DataFrame:
+    """The needed columns and the rows that have a user, a time and a behaviour; raises FrameError."""
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        raise FrameError(f"the table of events has no column {', '.join(missing)}")
+    if frame.height == 0:
+        raise FrameError("the table of events is empty")
+    try:
+        frame = frame.select(
+            pl.col("user_id").cast(pl.String),
+            pl.col("timestamp").cast(pl.Int64),
+            pl.col("behavior").cast(pl.String),
+            pl.col("item_id").cast(pl.String),
+            pl.col("category").cast(pl.String),
+        ).drop_nulls(["user_id", "timestamp", "behavior"])
+    except pl.exceptions.PolarsError as error:
+        raise FrameError(f"the table of events has a column of the wrong type: {str(error).splitlines()[0]}") from error
+    if frame.height == 0:
+        raise FrameError("the table of events has no row with a user, a time and a behaviour")
+    return frame
+
+
+def chunks(data: Sequences, until: int, rule: WindowRule, offset: int) -> tuple[Ints, Ints, Ints]:
+    """Stretches that let every event learn once: start, length, and the first index that learns; [C] each.
+
+    Only events before place `until` of the log take part. A stretch ends with events that learn (half a window at most)
+    and begins with as many as the rule allows before its end, so a learning event sees at least half a window where the
+    user has one. `offset` moves the cuts, so that different epochs cut differently.
+    """
+    stride = max(1, rule.events // 2)
+    kept = np.flatnonzero(data.order < until)  # of each user a first part of the life
+    group = (kept - data.first[kept] + offset % stride) // stride
+    new = (np.diff(data.users[kept], prepend=-1) != 0) | (np.diff(group, prepend=-1) != 0)
+    begins = kept[new]
+    ends = kept[np.append(np.flatnonzero(new)[1:] - 1, len(kept) - 1)] if len(kept) else begins
+    begins, ends = _split_old(data, begins, ends, rule.age_ms)
+    starts = data.window_starts(ends, rule)
+    return starts, ends - starts + 1, begins
+
+
+def _split_old(data: Sequences, begins: Ints, ends: Ints, age_ms: int) -> tuple[Ints, Ints]:
+    """Splits stretches that last longer than the window's age, so that each lies within one window."""
+    long = data.times_ms[ends] - data.times_ms[begins] > age_ms
+    if not long.any():
+        return begins, ends
+    pairs: list[tuple[int, int]] = []
+    for begin, end, split in zip(begins.tolist(), ends.tolist(), long.tolist(), strict=True):
+        while split and data.times_ms[end] - data.times_ms[begin] > age_ms:
+            oldest = begin + int(np.searchsorted(data.times_ms[begin : end + 1], data.times_ms[end] - age_ms))
+            pairs.append((oldest, end))
+            end = oldest - 1
+        pairs.append((begin, end))
+    pairs.sort()
+    return np.array([a for a, _ in pairs], np.int64), np.array([b for _, b in pairs], np.int64)
+
+
+def window_list(data: Sequences, last: Sequence[int], rule: WindowRule) -> list[Window]:
+    """The windows that end with each of these events."""
+    index = np.asarray(last, np.int64)
+    times = data.times_ms.tolist()
+    return [
+        Window(data.items[a:b], data.behaviors[a:b], data.categories[a:b], times[a:b])
+        for a, b in zip(data.window_starts(index, rule).tolist(), (index + 1).tolist(), strict=True)
+    ]
