@@ -51,6 +51,9 @@ _CHUNK = 65_536
 class LogError(Exception):
     """A log cannot be read or written; the message is one line: the file, what is wrong, what to do."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", message))
+
 
 @dataclass(frozen=True, slots=True)
 class LogReport:
@@ -448,7 +451,7 @@ def _require_columns(source: _Source, mapping: _Mapping, frame: pl.DataFrame) ->
     if mapping.order is not None and mapping.order not in _present(source, frame):
         missing.append(mapping.order)
     if missing:
-        found = ", ".join(source.header if source.container == "jsonl" else frame.columns)
+        found = ", ".join(frame.columns if source.container == "csv" else source.header)
         raise LogError(f"{source.path}: missing column {', '.join(missing)}; the file has {found}")
 
 

@@ -1,0 +1,494 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stream_app import event_logs
+from stream_app.behaviors import load, parse
+from stream_app.event_logs import LogError, read_log, to_records, write_jsonl
+
+COLUMNS = ["user_id", "timestamp", "behavior", "item_id", "category", "price"]
+TAOBAO = "user_id,item_id,category_id,behavior,timestamp\n"
+REES46 = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
+
+
+@pytest.fixture(scope="module")
+def real() -> Path:
+    """The public logs, which may not be redistributed: beside the checkout, and always there in CI."""
+    folder = Path(__file__).parents[3] / "shared" / "data"
+    if not folder.is_dir() and not os.environ.get("CI"):
+        pytest.skip(f"the public logs are not at {folder}")
+    return folder
+
+
+def written(tmp_path: Path, name: str, text: str | bytes) -> Path:
+    path = tmp_path / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def mapped(tmp_path: Path, toml: str) -> Path:
+    return written(tmp_path, "mine.toml", toml)
+
+
+# --- the public logs ------------------------------------------------------------------------------------------------
+
+
+def test_taobao_users(real: Path) -> None:
+    log = read_log(real / "taobao/users_815.csv.gz")
+    assert (log.report.format, log.report.rows, log.report.events, log.report.dropped) == ("taobao", 84488, 84488, {})
+    assert log.frame.columns == COLUMNS
+    assert log.frame["user_id"].n_unique() == 815
+    assert set(log.frame["behavior"]) == {"view", "add_to_cart", "favorite", "purchase"}
+    assert log.frame["timestamp"].is_sorted()
+    assert log.frame["timestamp"][0] == 1505117799 * 1000  # outside the week, and kept
+    assert log.frame["price"].null_count() == 84488
+
+
+def test_taobao_order_inside_a_user_is_that_of_the_file(real: Path) -> None:
+    frame = read_log(real / "taobao/users_815.csv.gz").frame
+    rows = pl.read_csv(real / "taobao/users_815.csv.gz", infer_schema=False)
+    assert frame.sort("user_id", maintain_order=True)["item_id"].equals(
+        rows.sort("user_id", maintain_order=True)["item_id"]
+    )
+
+
+def test_taobao_two_hours(real: Path) -> None:
+    report = read_log(real / "taobao/two_hours_all_users.csv.gz").report
+    assert (report.rows, report.events) == (110300, 110300)
+
+
+def test_rees46_has_a_row_cut_off_and_five_duplicates(real: Path) -> None:
+    log = read_log(real / "rees46/2019-oct-first-hours.csv.gz")
+    assert log.report.format == "rees46"
+    assert log.report.rows == 17435
+    assert log.report.dropped == {"malformed": 1, "duplicate": 5}
+    assert log.frame.columns == [*COLUMNS, "session_id"]
+    assert log.frame["category"].null_count() == 0
+    assert "electronics.smartphone" in log.frame["category"]
+    assert "2103807459595387724" in log.frame["category"]  # no category_code on that row
+    assert log.frame.row(0, named=True)["timestamp"] == 1569888000000  # 2019-10-01T00:00:00Z
+    assert log.frame.row(0, named=True)["price"] == 35.79
+
+
+def test_movielens_1m_keeps_the_exact_order_of_each_user(real: Path) -> None:
+    path = real / "ml-1m/ratings_ordered.tsv.gz"
+    log = read_log(path)
+    assert (log.report.format, log.report.events, log.report.dropped) == ("movielens-1m", 999611, {})
+    assert set(log.frame["behavior"]) == {"rate"}
+    rows = pl.read_csv(path, separator="\t", schema_overrides={"user": pl.String, "movie": pl.String})
+    exact = rows.sort("user", "pos")
+    read = log.frame.sort("user_id", maintain_order=True)
+    assert read["item_id"].equals(exact["movie"])
+    known = exact["timestamp"].is_not_null()
+    assert (read["timestamp"].filter(known) == exact["timestamp"].filter(known) * 1000).all()
+
+
+def test_movielens_100k(real: Path) -> None:
+    log = read_log(real / "ml-100k/u.data.gz")
+    assert (log.report.format, log.report.rows, log.report.events) == ("movielens-100k", 100000, 100000)
+    assert (log.frame["user_id"].n_unique(), log.frame["item_id"].n_unique()) == (943, 1682)
+
+
+def test_records_are_made_fast(real: Path) -> None:
+    frame = read_log(real / "taobao/users_815.csv.gz").frame
+    start = time.perf_counter()
+    count = sum(1 for _ in to_records(frame))
+    assert count / (time.perf_counter() - start) > 200_000  # a million and more on one quiet core
+
+
+# --- each format, small ---------------------------------------------------------------------------------------------
+
+
+def test_taobao_is_sorted_by_time_with_ties_in_file_order(tmp_path: Path) -> None:
+    path = written(tmp_path, "log.csv", TAOBAO + "1,a,7,pv,1511544071\n2,b,7,cart,1511544070\n1,c,7,buy,1511544070\n")
+    frame = read_log(path).frame
+    assert frame.rows() == [
+        ("2", 1511544070000, "add_to_cart", "b", "7", None),
+        ("1", 1511544070000, "purchase", "c", "7", None),
+        ("1", 1511544071000, "view", "a", "7", None),
+    ]
+    assert frame.schema == {
+        "user_id": pl.String(),
+        "timestamp": pl.Int64(),
+        "behavior": pl.String(),
+        "item_id": pl.String(),
+        "category": pl.String(),
+        "price": pl.Float64(),
+    }
+
+
+def test_taobao_as_published_has_no_header(tmp_path: Path) -> None:
+    log = read_log(written(tmp_path, "UserBehavior.csv", "1,2268318,2520377,pv,1511544070\n1,2,3,fav,1511544071"))
+    assert log.report.format == "taobao-original"
+    assert log.frame["behavior"].to_list() == ["view", "favorite"]
+
+
+def test_a_known_header_is_known_in_parquet_too(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    pl.DataFrame(
+        {"user_id": [1], "item_id": [2.0], "category_id": [None], "behavior": ["pv"], "timestamp": [1511544070]},
+        schema_overrides={"category_id": pl.Int64},
+    ).write_parquet(path)
+    log = read_log(path)
+    assert log.report.format == "taobao"
+    assert log.frame.rows() == [("1", 1511544070000, "view", "2", None, None)]
+
+
+def test_rees46_category_code_else_category_id(tmp_path: Path) -> None:
+    rows = (
+        "2019-10-01 00:00:01 UTC,view,10,77,,,1.50,u,s\n"
+        "2019-10-01 00:00:02 UTC,cart,10,77,shoes.boots,x,,u,s\n"
+        "2019-10-01 00:00:02 UTC,cart,10,77,shoes.boots,x,,u,s\n"
+        "2019-10-01 00:00:03 UTC,purchase,10,,,x,free,u,\n"
+    )
+    log = read_log(written(tmp_path, "2019-Oct.csv", REES46 + rows))
+    assert log.report.dropped == {"duplicate": 1}
+    assert log.frame["category"].to_list() == ["77", "shoes.boots", None]
+    assert log.frame["price"].to_list() == [1.5, None, None]
+    assert log.frame["session_id"].to_list() == ["s", "s", None]
+
+
+def test_a_row_cut_off_inside_quotes_is_dropped(tmp_path: Path) -> None:
+    log = read_log(written(tmp_path, "log.csv", TAOBAO + '1,a,7,pv,1511544071\n2,"b'))
+    assert (log.report.rows, log.report.events, log.report.dropped) == (2, 1, {"malformed": 1})
+
+
+def test_movielens_1m_times_are_filled_along_pos(tmp_path: Path) -> None:
+    seconds = {1: 1_000_000_000, 3: 1_000_000_010}
+    rows = [f"7\t{pos}\tm{pos}\t5\t{seconds.get(pos, '')}\n" for pos in (4, 2, 0, 3, 1)]
+    log = read_log(written(tmp_path, "r.tsv", "user\tpos\tmovie\trating\ttimestamp\n" + "".join(rows)))
+    assert log.frame["item_id"].to_list() == ["m0", "m1", "m2", "m3", "m4"]
+    known, then = seconds[1] * 1000, seconds[3] * 1000
+    assert log.frame["timestamp"].to_list() == [known, known, (known + then) / 2, then, then]
+
+
+def test_movielens_1m_times_never_go_back_and_unreadable_ones_are_not_filled(tmp_path: Path) -> None:
+    rows = "1\t0\ta\t5\t1000000009\n1\t1\tb\t5\tyesterday\n1\t2\tc\t5\t1000000001\n2\t0\td\t5\t\n"
+    log = read_log(written(tmp_path, "r.tsv", "user\tpos\tmovie\trating\ttimestamp\n" + rows))
+    assert log.frame.select("item_id", "timestamp").rows() == [("a", 1000000009000), ("c", 1000000009000)]
+    assert log.report.dropped == {"bad_timestamp": 2}  # one unreadable, one user without any time
+
+
+def test_json_lines_in_the_event_contract(tmp_path: Path) -> None:
+    lines = [
+        {"user_id": "ü 1", "behavior": "Page_View", "timestamp": 1700000000000, "item_id": "a", "price": 3, "x": {}},
+        {"user_id": 2, "behavior": "search", "timestamp": "2023-11-14T23:13:20.5+01:00", "text": "boots"},
+        {"user_id": "3", "behavior": "buy", "timestamp": "2023-11-14t22:13:21z", "item_id": 9, "event_id": "e"},
+        {"user_id": "4", "behavior": "buy", "timestamp": "2023-11-14 22:13:22", "item_id": "b"},
+    ]
+    log = read_log(written(tmp_path, "log.jsonl", "\n".join(json.dumps(line) for line in lines)))
+    assert log.report.format == "nextmove"
+    assert log.frame.rows() == [
+        ("ü 1", 1700000000000, "view", "a", None, 3.0, None),
+        ("2", 1700000000500, "search", None, None, None, None),
+        ("3", 1700000001000, "purchase", "9", None, None, "e"),
+        ("4", 1700000002000, "purchase", "b", None, None, None),
+    ]
+
+
+def test_our_own_column_names_in_csv_and_parquet(tmp_path: Path) -> None:
+    csv = read_log(written(tmp_path, "log.csv", "timestamp;behavior;user_id\n1700000000000;login;u\n"))
+    assert csv.report.format == "nextmove"
+    assert csv.frame.rows() == [("u", 1700000000000, "login", None, None, None)]
+    csv.frame.with_columns(pl.from_epoch("timestamp", "ms")).write_parquet(tmp_path / "log.parquet")
+    assert read_log(tmp_path / "log.parquet").frame.equals(csv.frame)
+
+
+def test_every_reason_is_counted_once_per_row(tmp_path: Path) -> None:
+    good = {"user_id": "u", "behavior": "view", "timestamp": 1700000000000, "item_id": "a"}
+    rows = [
+        good,
+        {**good, "user_id": ""},
+        {**good, "user_id": "u" * 256},
+        {**good, "user_id": "é" * 129},
+        {**good, "behavior": "dance", "item_id": None},
+        {**good, "behavior": None},
+        {**good, "item_id": ""},
+        {**good, "timestamp": 631151999999},
+        {**good, "timestamp": "soon"},
+        {**good, "timestamp": None},
+        {**good, "timestamp": 4102444800000},
+        {**good, "user_id": {}},
+    ]
+    lines = [*map(json.dumps, rows), "", "{", "[1]", '"u"']
+    report = read_log(written(tmp_path, "log.jsonl", "\n".join(lines))).report
+    assert (report.rows, report.events) == (15, 2)
+    assert report.dropped == {
+        "malformed": 4,
+        "missing_user": 1,
+        "user_too_long": 1,
+        "unknown_behavior": 2,
+        "missing_item": 1,
+        "bad_timestamp": 4,
+    }
+    assert list(report.dropped) == [reason for reason in event_logs.REASONS if reason in report.dropped]
+
+
+def test_latest_ms_refuses_the_future(tmp_path: Path) -> None:
+    path = written(tmp_path, "log.csv", TAOBAO + "1,a,7,pv,1511544071\n1,a,7,pv,1511544072\n")
+    assert read_log(path, latest_ms=1511544071000).report.dropped == {"bad_timestamp": 1}
+    assert read_log(path, latest_ms=10**18).report.dropped == {}
+
+
+def test_several_files_are_one_log(tmp_path: Path) -> None:
+    late = written(tmp_path, "b.csv", TAOBAO + "1,late,7,pv,1511544079\n")
+    early = written(tmp_path, "a.csv.gz", gzip.compress((TAOBAO + "1,early,7,pv,1511544071\n").encode()))
+    log = read_log([late, early])
+    assert log.frame["item_id"].to_list() == ["early", "late"]
+    assert log.report.paths == (late, early)
+
+
+def test_behaviors_may_be_ones_own(tmp_path: Path) -> None:
+    video = parse('behavior = [{name = "watch", about_item = false, goal = true, aliases = ["pv"]}]')
+    path = written(tmp_path, "log.csv", TAOBAO + "1,a,7,pv,1511544071\n1,a,7,buy,1511544071\n")
+    log = read_log(path, behaviors=video)
+    assert log.frame["behavior"].to_list() == ["watch"]
+    assert log.report.dropped == {"unknown_behavior": 1}
+
+
+# --- a mapping of one's own -----------------------------------------------------------------------------------------
+
+BANK = """
+separator = "|"
+timestamp_unit = "us"
+[columns]
+user_id = "client"
+behavior = "op"
+timestamp = "at"
+item_id = ["product", "account"]
+[behaviors]
+"1" = "view"
+"2" = "purchase"
+"""
+
+
+def test_a_mapping_file(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, "ops.csv", "client|op|at|account|product\n7|2|1700000000000000|x|\n7|1|1700000000001499|x|y"
+    )
+    log = read_log(path, mapping=mapped(tmp_path, BANK))
+    assert log.report.format == "mine"
+    assert log.frame.select("timestamp", "behavior", "item_id").rows() == [
+        (1700000000000, "purchase", "x"),
+        (1700000000001, "view", "y"),
+    ]
+
+
+def test_a_mapping_of_json_lines_names_a_missing_key(tmp_path: Path) -> None:
+    path = written(tmp_path, "ops.jsonl", '{"client": 7, "op": "1", "when": 1700000000000000, "account": "x"}\n')
+    with pytest.raises(LogError, match="missing column at; the file has client, op, when, account"):
+        read_log(path, mapping=mapped(tmp_path, BANK))
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("[columns]\nuser_id = 'u'\n", "lacks timestamp, behavior"),
+        ("[columns]\nuser = 'u'\n", "user"),
+        ("separator = '::'\nconstant_behavior = 'view'\n[columns]\nuser_id = 'u'\ntimestamp = 't'\n", "separator"),
+        ("columns", "mine.toml"),
+        ("unit = 's'\n[columns]\n", "unit"),
+    ],
+)
+def test_a_bad_mapping_file_is_one_line(tmp_path: Path, toml: str, message: str) -> None:
+    path = written(tmp_path, "log.csv", TAOBAO)
+    with pytest.raises(LogError, match=message) as error:
+        read_log(path, mapping=mapped(tmp_path, toml))
+    assert "\n" not in str(error.value)
+
+
+def test_a_mapping_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="mapping .*mine.toml: No such file"):
+        read_log(written(tmp_path, "log.csv", TAOBAO), mapping=tmp_path / "mine.toml")
+
+
+def test_every_ready_mapping_has_a_description_and_can_be_detected() -> None:
+    assert set(event_logs.formats()) == {
+        "movielens-100k",
+        "movielens-1m",
+        "nextmove",
+        "rees46",
+        "taobao",
+        "taobao-original",
+    }
+    assert all(event_logs.formats().values())
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.csv", b"", "the file is empty"),
+        ("log.csv", b"\n \n", "the file is empty"),
+        ("log.csv.gz", gzip.compress(b""), "the file is empty"),
+        ("log.csv.gz", b"user_id,behavior,timestamp\n", "not a gzip file"),
+        ("log.csv.gz", gzip.compress(TAOBAO.encode() * 99)[:-12], "gzip data is damaged"),
+        ("log.csv.gz", b"\x1f\x8bjunkjunkjunk", "gzip data is damaged"),
+        ("log.csv", b"\x00\x01\x02\x03", "binary data"),
+        ("log.csv", "größe,b\n".encode("latin-1"), "not UTF-8 text"),
+        ("log.csv", b"a,b,c\n1,2,3\n", "not a known log format .* choose one of movielens-100k, .* or give a mapping"),
+        ("log.parquet", b"PAR1 and then nothing PAR1", "cannot be read"),
+        ("log.csv", TAOBAO.encode(), "no usable rows as taobao: the file has a header and no rows"),
+        ("log.csv", (TAOBAO + "1,2,3,hop,1511544070\n").encode(), "1 unknown_behavior; 'hop' is none of view, search"),
+        (
+            "log.csv",
+            (TAOBAO + "1,2,3,pv,1511544070000\n").encode(),
+            "1 bad_timestamp; '1511544070000' .* check the unit",
+        ),
+        ("log.csv", (TAOBAO + ",2,3,pv,1511544070\n").encode(), "no usable rows as taobao: 1 missing_user$"),
+        ("log.csv", (TAOBAO + '1,"2,3,pv,1511544070\n' * 3).encode(), "cannot be read"),
+    ],
+)
+def test_an_unusable_file_is_one_clear_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = written(tmp_path, name, content)
+    with pytest.raises(LogError, match=message) as error:
+        read_log(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_path_without_a_log(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="a directory; name the log files in it"):
+        read_log(tmp_path)
+    with pytest.raises(LogError, match="no such file"):
+        read_log(tmp_path / "log.csv")
+    with pytest.raises(LogError, match="no log given"):
+        read_log([])
+
+
+def test_an_unknown_format_lists_the_formats(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="'tmall' is not a log format; choose one of movielens-100k"):
+        read_log(written(tmp_path, "log.csv", TAOBAO), format="tmall")
+
+
+def test_a_format_that_does_not_fit_names_the_missing_columns(tmp_path: Path) -> None:
+    path = written(tmp_path, "log.csv", TAOBAO + "1,2,3,pv,1511544070\n")
+    with pytest.raises(LogError, match="missing column product_id.*; the file has user_id, item_id, category_id"):
+        read_log(path, format="rees46")
+    with pytest.raises(LogError, match="1 columns, expected 4; check the separator"):
+        read_log(path, format="movielens-100k")
+    with pytest.raises(LogError, match="wants csv, but the file is jsonl"):
+        read_log(written(tmp_path, "log.jsonl", '{"a": 1}\n'), format="movielens-100k")
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(LogError, match="missing column user_id, .*; the file has a$"):
+        read_log(tmp_path / "log.parquet", format="taobao")
+
+
+SAMPLES = (
+    (TAOBAO + "1,2,3,pv,1511544070\n1,2,3,buy,1511544071\n").encode(),
+    (REES46 + '2019-10-01 00:00:00 UTC,view,1,2,"a,b",c,1.5,7,s\n').encode(),
+    b'{"user_id":"u","behavior":"view","timestamp":1700000000000,"item_id":"a"}\n' * 2,
+    b"user\tpos\tmovie\trating\ttimestamp\n1\t0\t2\t3\t\n1\t1\t2\t3\t1000000000\n",
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@given(
+    sample=st.sampled_from(SAMPLES),
+    at=st.integers(0, 150),
+    length=st.integers(0, 40),
+    junk=st.binary(max_size=12),
+    format=st.sampled_from(["auto", "taobao", "rees46", "movielens-1m", "nextmove"]),
+)
+def test_damage_never_raises_anything_but_a_log_error(
+    tmp_path: Path, sample: bytes, at: int, length: int, junk: bytes, format: str
+) -> None:
+    path = written(tmp_path, "log", sample[:at] + junk + sample[at + length :])
+    try:
+        report = read_log(path, format=format).report
+    except LogError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert report.rows == report.events + sum(report.dropped.values())
+
+
+def test_damaged_parquet_never_raises_anything_but_a_log_error(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    pl.DataFrame({"user_id": ["u"], "behavior": ["login"], "timestamp": [1700000000000]}).write_parquet(path)
+    whole = path.read_bytes()
+    for at in range(4, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            read_log(path)
+        except LogError as error:
+            assert "\n" not in str(error)
+
+
+# --- records and JSON lines -----------------------------------------------------------------------------------------
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+events = st.fixed_dictionaries(
+    {
+        "user_id": names,
+        "timestamp": st.integers(event_logs.EARLIEST_MS, event_logs.LATEST_MS - 1),
+        "behavior": st.sampled_from(load().names),
+        "item_id": names,
+        "category": st.none() | names,
+        "price": st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    }
+)
+
+
+def table(rows: list[dict[str, object]]) -> pl.DataFrame:
+    frame = pl.DataFrame(rows, schema_overrides={"category": pl.String, "price": pl.Float64})
+    return frame.select(COLUMNS).sort("timestamp", maintain_order=True)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(rows=st.lists(events, min_size=1, max_size=20), gz=st.booleans())
+def test_json_lines_round_trip(tmp_path: Path, rows: list[dict[str, object]], gz: bool) -> None:
+    frame = table(rows)
+    path = tmp_path / ("log.jsonl.gz" if gz else "log.jsonl")
+    write_jsonl(frame, path)
+    log = read_log(path)
+    assert log.report.dropped == {}
+    assert log.frame.equals(frame)
+
+
+def test_records_leave_nulls_out_and_keep_the_order() -> None:
+    frame = pl.DataFrame(
+        {
+            "user_id": ["ü", "b"],
+            "timestamp": [2, 1],
+            "behavior": ["view", "search"],
+            "item_id": ["a b", None],
+            "category": [None, None],
+            "price": [float("nan"), 1.5],
+            "session_id": ["s", None],
+        },
+        schema_overrides={"category": pl.String},
+    )
+    assert list(to_records(frame)) == [
+        ("ü".encode(), '{"user_id":"ü","behavior":"view","timestamp":2,"item_id":"a b","session_id":"s"}'.encode()),
+        (b"b", b'{"user_id":"b","behavior":"search","timestamp":1,"price":1.5}'),
+    ]
+    assert len(list(to_records(frame.drop("price", "session_id")))) == 2
+
+
+def test_the_same_table_gives_the_same_file(tmp_path: Path) -> None:
+    frame = table(
+        [{"user_id": "u", "timestamp": 1, "behavior": "login", "item_id": None, "category": None, "price": 1}]
+    )
+    write_jsonl(frame, tmp_path / "a.jsonl.gz")
+    write_jsonl(frame, tmp_path / "b.jsonl.gz")
+    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl.gz", "b.jsonl.gz"]
+
+
+def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    frame = table(
+        [{"user_id": "u", "timestamp": 1, "behavior": "login", "item_id": None, "category": None, "price": 1}]
+    )
+    with pytest.raises(LogError, match="No such file or directory"):
+        write_jsonl(frame, tmp_path / "nowhere" / "log.jsonl")
