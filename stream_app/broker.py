@@ -96,7 +96,8 @@ class EmbeddedBroker:
         process, self._process = self._process, None
         if process is None:
             return
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.close()
         process.stdout.close()
         try:
@@ -180,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             serve(topics, on_ready=_print_address, port=options.port)
     except BrokerError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 2
     return 0
 
@@ -203,7 +204,7 @@ def _spawn(topics: Mapping[str, int], port: int, errors: IO[bytes]) -> subproces
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     try:
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603 - this very program
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -240,7 +241,8 @@ def _serve_parent(topics: Mapping[str, int], port: int) -> None:
 
 
 def _print_address(bootstrap: str) -> None:
-    print(bootstrap, flush=True)
+    sys.stdout.write(f"{bootstrap}\n")
+    sys.stdout.flush()
 
 
 # --- librdkafka's mock cluster, by ctypes -----------------------------------------------------------------------
@@ -274,7 +276,7 @@ def _mock_cluster(topics: Mapping[str, int], port: int) -> Iterator[str]:
 def _load_library() -> ctypes.CDLL:
     """The librdkafka that confluent-kafka's extension module is linked with, its functions typed."""
     try:
-        from confluent_kafka import cimpl
+        from confluent_kafka import cimpl  # noqa: PLC0415 - only who runs a broker needs it
 
         library = ctypes.CDLL(cimpl.__file__)  # a look-up in it searches what it is linked with, too
         for name, (result, arguments) in _FUNCTIONS.items():
@@ -357,7 +359,7 @@ def _move(library: ctypes.CDLL, cluster: int, bootstrap: str, listener: socket.s
 
 def _find_listener(host: str, port: int) -> int:
     """The descriptor in this process that listens at the address."""
-    for descriptor in map(int, os.listdir("/dev/fd")):
+    for descriptor in [int(path.name) for path in Path("/dev/fd").iterdir()]:
         try:
             copy = os.dup(descriptor)
         except OSError:

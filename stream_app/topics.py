@@ -78,7 +78,12 @@ async def create(
     Topics that exist are left as they are, whatever their partition count: `check()` tells.
 
     Args:
+        bootstrap: addresses of brokers, "HOST:PORT,HOST:PORT".
+        plans: the topics to be.
+        replication_factor: copies of each partition; at most the number of brokers.
+        timeout_s: limit in seconds for all of it.
         dry_run: let the broker judge the plans, and create nothing.
+        security: what aiokafka needs for TLS and log-in.
 
     Returns:
         The names that were (in a dry run: would be) created, in the order of the plans.
@@ -266,7 +271,8 @@ _SILENT: ContextVar[bool] = ContextVar("aiokafka says nothing", default=False)
 class _Silence(logging.Filter):
     """Drops what aiokafka logs on our behalf, and only that: a worker's own clients run in other contexts."""
 
-    def filter(self, record: logging.LogRecord) -> bool:
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - logging's signature
+        """True where the record may pass."""
         return not _SILENT.get()
 
 

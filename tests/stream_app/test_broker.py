@@ -231,7 +231,7 @@ def test_use_before_start_is_refused() -> None:
 
 
 def test_starting_twice_is_refused() -> None:
-    with EmbeddedBroker() as broker, pytest.raises(BrokerError, match="already runs at 127.0.0.1:"):
+    with EmbeddedBroker() as broker, pytest.raises(BrokerError, match=r"already runs at 127\.0\.0\.1:"):
         broker.start()
 
 
