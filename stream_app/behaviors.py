@@ -1,4 +1,4 @@
-"""The behaviour vocabulary: what users can do. It is data, read from a TOML file; this module knows no behaviour by name."""
+"""The behaviour vocabulary: what users can do. It is data, read from a TOML file; no behaviour is named here."""
 
 from __future__ import annotations
 

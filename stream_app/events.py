@@ -1,0 +1,196 @@
+"""The event contract: bytes from a topic become an event, an erasure, or a rejection with a reason from a closed list.
+
+Knows nothing of Kafka's client, of histories or of models, and reads no clock: "now" is the record's own timestamp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, NamedTuple, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from stream_app.behaviors import Behaviors
+
+EARLIEST_MS = 631_152_000_000  # 1990-01-01: anything before is a mistake, most often seconds sent as milliseconds
+LATEST_MS = 4_102_444_800_000  # 2100-01-01
+USER_ID_BYTES = 256
+ID_CHARACTERS = 512
+
+Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARACTERS)]
+
+
+class Reason(StrEnum):
+    """Why a record became a dead letter."""
+
+    UNDECODABLE = "undecodable"
+    INVALID = "invalid"
+    TOO_LARGE = "too_large"
+    TOO_LATE = "too_late"
+    FROM_THE_FUTURE = "from_the_future"
+    INFERENCE = "inference"
+    EMIT = "emit"
+
+
+class Rejected(Exception):
+    """A record that will not become a prediction; `detail` is one line for a person."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class EventMessage(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What a user did, as a producer sends it: one JSON object in UTF-8."""
+
+    user_id: Annotated[str, Meta(min_length=1, max_length=USER_ID_BYTES, description="1 to 256 bytes of UTF-8")]
+    behavior: Annotated[str, Meta(min_length=1, description="a name or an alias of the behaviour vocabulary")]
+    timestamp: Annotated[
+        int | Annotated[datetime, Meta(tz=True)], Meta(description="when it happened: ms since 1970 UTC, or RFC 3339")
+    ]
+    item_id: Annotated[Id | None, Meta(description="required where the behaviour is about an item")] = None
+    event_id: Annotated[Id | None, Meta(description="a second event with the same id changes no history")] = None
+    session_id: Id | None = None
+    category: Id | None = None
+    price: float | None = None
+    currency: str | None = None
+    quantity: float | None = None
+    text: str | None = None
+    context: dict[str, Any] | None = None
+
+
+class Event(NamedTuple):
+    """A validated event; `behavior` is canonical and `time_ms` is ms UTC."""
+
+    user_id: str
+    behavior: str
+    time_ms: int
+    item_id: str | None = None
+    category: str | None = None
+    event_id: str | None = None
+
+
+class Erasure(NamedTuple):
+    """A null value for a key: forget this user."""
+
+    user_id: str
+
+
+class Record(Protocol):
+    """What the core needs of a Kafka record; aiokafka's ConsumerRecord has it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int  # ms UTC; when the record was produced
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+class EventDecoder:
+    """Turns records into events. Unknown fields are left out and counted in `unknown_fields`, by record."""
+
+    def __init__(self, behaviors: Behaviors, *, max_bytes: int = 1_000_000, max_future_ms: int = 3_600_000) -> None:
+        self.unknown_fields = 0
+        self._behaviors = behaviors
+        self._max_bytes = max_bytes
+        self._max_future_ms = max_future_ms
+        self._decode = msgspec.json.Decoder(EventMessage).decode
+
+    def decode(self, record: Record) -> Event | Erasure:
+        """The event in `record`. Raises Rejected."""
+        value = record.value
+        if value is None:
+            return Erasure(_erased_user(record.key))
+        if len(value) > self._max_bytes:
+            raise Rejected(Reason.TOO_LARGE, f"{len(value)} bytes, the limit is {self._max_bytes}")
+        try:
+            message = self._decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            message = self._decode_slowly(value, record.headers)
+        return self._validate(message, record)
+
+    def _decode_slowly(self, value: bytes, headers: Sequence[tuple[str, bytes]]) -> EventMessage:
+        """Anything but plain JSON in the contract: CloudEvents envelopes, unknown fields, or a mistake to name."""
+        try:
+            fields = msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Rejected(Reason.UNDECODABLE, _one_line(error)) from None
+        if not isinstance(fields, dict):
+            raise Rejected(Reason.INVALID, f"expected a JSON object, got {type(fields).__name__}")
+        fields = _from_cloud_event(fields, {name: text for name, text in headers if name.startswith("ce_")})
+        known = {name: fields[name] for name in EventMessage.__struct_fields__ if name in fields}
+        if len(known) < len(fields):
+            self.unknown_fields += 1
+        try:
+            return msgspec.convert(known, EventMessage)
+        except msgspec.ValidationError as error:
+            raise Rejected(Reason.INVALID, _one_line(error)) from None
+
+    def _validate(self, message: EventMessage, record: Record) -> Event:
+        user_id = message.user_id
+        key = user_id.encode()
+        if len(key) > USER_ID_BYTES:
+            raise Rejected(Reason.INVALID, f"user_id has {len(key)} bytes, the limit is {USER_ID_BYTES}")
+        if record.key is not None and record.key != key:
+            raise Rejected(Reason.INVALID, f"user_id {user_id!r} differs from the record's key {_show(record.key)}")
+        behavior = self._behaviors.resolve(message.behavior)
+        if behavior is None:
+            raise Rejected(Reason.INVALID, f"unknown behavior {message.behavior[:80]!r}")
+        if message.item_id is None and behavior in self._behaviors.about_item:
+            raise Rejected(Reason.INVALID, f"a {behavior} event needs an item_id")
+        time_ms = self._time(message.timestamp, record.timestamp)
+        return Event(user_id, behavior, time_ms, message.item_id, message.category, message.event_id)
+
+    def _time(self, timestamp: int | datetime, produced_ms: int) -> int:
+        time_ms = timestamp if isinstance(timestamp, int) else int(timestamp.timestamp() * 1000)
+        if not EARLIEST_MS <= time_ms <= LATEST_MS:
+            raise Rejected(Reason.INVALID, f"timestamp {time_ms} is not in 1990 … 2100; the unit is ms since 1970 UTC")
+        if 0 < produced_ms < time_ms - self._max_future_ms:
+            ahead = (time_ms - produced_ms) / 1000
+            raise Rejected(Reason.FROM_THE_FUTURE, f"it happened {ahead:.0f} s after it was sent")
+        return time_ms
+
+
+def _erased_user(key: bytes | None) -> str:
+    if not key:
+        raise Rejected(Reason.INVALID, "a null value without a key erases nobody")
+    if len(key) > USER_ID_BYTES:
+        raise Rejected(Reason.INVALID, f"the key has {len(key)} bytes, the limit is {USER_ID_BYTES}")
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise Rejected(Reason.UNDECODABLE, f"the key {_show(key)} is not UTF-8") from None
+
+
+def _from_cloud_event(fields: dict[str, Any], attributes: dict[str, bytes]) -> dict[str, Any]:
+    """The event inside a CloudEvents 1.0 record, whose `id` and `time` stand in for a missing event_id and timestamp.
+
+    Structured mode carries the attributes beside `data`, binary mode in headers named `ce_…`.
+    Source: CloudEvents 1.0, Kafka protocol binding.
+    """
+    if "specversion" in fields and isinstance(fields.get("data"), dict):
+        defaults = {"event_id": fields.get("id"), "timestamp": fields.get("time")}
+        fields = fields["data"]
+    elif "ce_specversion" in attributes:
+        defaults = {"event_id": _text(attributes.get("ce_id")), "timestamp": _text(attributes.get("ce_time"))}
+    else:
+        return fields
+    return {**{field: value for field, value in defaults.items() if value is not None}, **fields}
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode(errors="replace")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _show(key: bytes) -> str:
+    return repr(key.decode(errors="backslashreplace"))[:120]

@@ -1,0 +1,75 @@
+"""What Faust is told, and why. Each line is there because its default loses records, costs speed or opens a door."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import faust
+
+from stream_app.intake import ChunkLimits, ChunkScheduler
+from stream_app.settings import Settings
+from stream_app.tables import HistoryTable
+
+ROCKSDB = {  # per partition; Faust's own defaults are 2 GiB of cache and 3 × 64 MiB of buffers
+    "driver": "rocksdict",
+    "block_cache_size": 16 * 1024**2,
+    "write_buffer_size": 8 * 1024**2,
+    "max_write_buffer_number": 2,
+    "max_open_files": 128,
+}
+
+
+def app_options(settings: Settings) -> dict[str, Any]:
+    """Arguments of `faust.App`."""
+    return {
+        "broker": ";".join(f"kafka://{address.strip()}" for address in settings.broker.split(",")),
+        "broker_credentials": _credentials(settings),
+        "store": settings.store,
+        "datadir": str(settings.data_dir),
+        # Chunks instead of records, and a table whose changelog is awaited
+        "ConsumerScheduler": ChunkScheduler.for_topic(settings.input_topic, _limits(settings)),
+        "Table": HistoryTable,
+        "stream_buffer_maxsize": settings.chunks_queued,  # what a rebalance waits for
+        "stream_wait_empty": True,  # finish the chunk in work before partitions move
+        # A failure ends the worker: restarted in place, the agent would go on after the failed chunk
+        "agent_supervisor": "mode.CrashingSupervisor",
+        # Topics are made by `nextmove topics`, not by a worker; nobody asks for a leader election
+        "topic_allow_declare": False,
+        "topic_disable_leader": True,
+        "consumer_auto_offset_reset": "earliest",
+        "consumer_max_fetch_size": max(4_194_304, settings.max_request_bytes),
+        "broker_commit_interval": 1.0,  # a safety net: the agent commits each chunk
+        "broker_max_poll_interval": 1000.0,
+        # Producing
+        "producer_acks": -1,
+        "producer_linger": settings.linger_ms / 1000,
+        "producer_compression_type": None if settings.compression == "none" else settings.compression,
+        "producer_max_request_size": settings.max_request_bytes,
+        "producer_request_timeout": 60.0,  # Faust's 20 minutes would outlast every rebalance
+        # Faust's web server carries our three pages; what it would serve itself includes everyone's table data
+        "web_bind": settings.web_host,
+        "web_port": settings.web_port,
+        "web_host": settings.web_host,
+        "web_tables_enabled": False,
+        "web_stats_enabled": False,
+        "web_graph_enabled": False,
+        "web_router_enabled": False,
+        "web_metrics_enabled": False,
+    }
+
+
+def _limits(settings: Settings) -> ChunkLimits:
+    return ChunkLimits(settings.chunk_records, settings.chunk_bytes, settings.chunk_records_per_user)
+
+
+def _credentials(settings: Settings) -> Any:
+    context = ssl.create_default_context(cafile=settings.tls_ca_file) if settings.tls else None
+    if settings.sasl_mechanism is None:
+        return faust.SSLCredentials(context=context) if settings.tls else None
+    return faust.SASLCredentials(
+        username=settings.sasl_username,
+        password=settings.sasl_password.get_secret_value() if settings.sasl_password else None,
+        mechanism=settings.sasl_mechanism,
+        ssl_context=context,
+    )

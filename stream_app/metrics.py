@@ -1,0 +1,126 @@
+"""Prometheus metrics of a worker. Base units; labels come from closed sets, never from users or items."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from stream_app.events import Reason
+from stream_app.history import Outcome
+from stream_app.observations import STAGES, BatchReport
+from stream_app.scoring import K, LiveScores, Score
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+AGES = (0.1, 0.5, 1, 5, 15, 60, 300, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+class WorkerMetrics:
+    """Everything that `/metrics` shows; `observe` is the worker's observer."""
+
+    def __init__(self, *, model_version: str, device: str, chunk_records: int) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._chunk_records = chunk_records
+        model = Info("nextmove_model", "The model that predicts", registry=self.registry)
+        model.info({"version": model_version, "device": device})
+        self._flow()
+        self._times()
+        self._quality()
+
+    def _flow(self) -> None:
+        registry = self.registry
+        self._records = Counter("nextmove_records", "Records read from the input topic", registry=registry)
+        self._predictions = Counter("nextmove_predictions", "Predictions delivered", registry=registry)
+        self._erasures = Counter("nextmove_erasures", "Users erased", registry=registry)
+        self._histories = Counter("nextmove_histories_written", "Histories written to the changelog", registry=registry)
+        self._letters = Counter("nextmove_dead_letters", "Dead letters by reason", ["reason"], registry=registry)
+        self._outcomes = Counter("nextmove_events", "Events by what the fold did", ["outcome"], registry=registry)
+        self._fallbacks = Counter("nextmove_fallbacks", "Answers of a baseline, by why", ["reason"], registry=registry)
+        self._unknown = Gauge("nextmove_records_with_unknown_fields", "Since the start", registry=registry)
+        self._sizes = Histogram("nextmove_batch_records", "Records of a batch", buckets=SIZES, registry=registry)
+        self._fill = Gauge("nextmove_batch_fill_ratio", "Records of the last batch / the limit", registry=registry)
+        self._lag = Gauge("nextmove_input_lag_records", "Records not yet committed", ["partition"], registry=registry)
+        self._lag_s = Gauge(
+            "nextmove_input_lag_seconds", "Age of the newest committed record while there is lag", ["partition"],
+            registry=registry,
+        )  # fmt: skip
+        for reason in Reason:
+            self._letters.labels(reason.value)
+        for outcome in Outcome:
+            self._outcomes.labels(outcome.name.lower())
+
+    def _times(self) -> None:
+        registry = self.registry
+        self._stages = Histogram(
+            "nextmove_stage_seconds", "Time of a batch in each stage", ["stage"], buckets=SECONDS, registry=registry
+        )
+        self._latency = Histogram(
+            "nextmove_latency_seconds", "From record produced to outputs delivered", buckets=SECONDS, registry=registry
+        )
+        self._freshness = Histogram(
+            "nextmove_event_freshness_seconds", "From event to outputs delivered", buckets=AGES, registry=registry
+        )
+        for stage in STAGES:
+            self._stages.labels(stage)
+
+    def _quality(self) -> None:
+        registry, who = self.registry, ["predictor"]
+        self._scored = Gauge("nextmove_live_scored_events", "Events scored since the start", who, registry=registry)
+        self._hit_rate = Gauge("nextmove_live_hit_rate", f"hit@{K} of the next item", who, registry=registry)
+        self._mrr = Gauge("nextmove_live_mrr", f"Mean reciprocal rank@{K} of the next item", who, registry=registry)
+        self._log_loss = Gauge("nextmove_live_behavior_log_loss_nats", "Of the next behaviour", registry=registry)
+        self._accuracy = Gauge("nextmove_live_behavior_accuracy_ratio", "Of the next behaviour", registry=registry)
+        self._ece = Gauge(
+            "nextmove_live_behavior_calibration_error_ratio", "Expected, of the favourite", registry=registry
+        )
+
+    def observe(self, report: BatchReport) -> None:
+        """Count one batch."""
+        self._records.inc(report.records)
+        self._predictions.inc(report.predictions)
+        self._erasures.inc(report.erasures)
+        self._histories.inc(report.histories)
+        self._sizes.observe(report.records)
+        self._fill.set(report.records / self._chunk_records)
+        _add(self._letters, report.dead_letters)
+        _add(self._outcomes, report.outcomes)
+        _add(self._fallbacks, report.fallbacks)
+        for stage, seconds in report.seconds.items():
+            self._stages.labels(stage).observe(seconds)
+        for seconds in report.latencies_s:
+            self._latency.observe(seconds)
+        for seconds in report.freshness_s:
+            self._freshness.observe(seconds)
+
+    def refresh(self, *, scores: LiveScores, unknown_fields: int, lags: Mapping[int, tuple[int, float]]) -> None:
+        """Set what is read off at a scrape: live quality, and per partition the lag in records and in seconds."""
+        self._unknown.set(unknown_fields)
+        for name, score in (("model", scores.model), ("popularity", scores.popularity), ("repeat", scores.repeat)):
+            self._set_score(name, score)
+        behavior = scores.behavior
+        if behavior.events:
+            self._log_loss.set(behavior.log_loss / behavior.events)
+            self._accuracy.set(behavior.correct / behavior.events)
+            self._ece.set(behavior.calibration_error)
+        self._lag.clear()
+        self._lag_s.clear()
+        for partition, (records, seconds) in lags.items():
+            self._lag.labels(partition).set(records)
+            self._lag_s.labels(partition).set(seconds)
+
+    def _set_score(self, name: str, score: Score) -> None:
+        self._scored.labels(name).set(score.events)
+        if not math.isnan(score.hit_rate):
+            self._hit_rate.labels(name).set(score.hit_rate)
+            self._mrr.labels(name).set(score.mrr)
+
+
+def _add(counter: Counter, counts: Mapping[str, int]) -> None:
+    for label, count in counts.items():
+        counter.labels(label).inc(count)

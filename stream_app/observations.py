@@ -1,0 +1,61 @@
+"""What happened to a batch, as one object for whoever observes: metrics, logs, tests, the demo's live view.
+
+Working code fills it and knows none of the observers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter, time
+
+from stream_app.events import Record
+from stream_app.pipeline import Batch, Outputs
+
+STAGES = ("decode", "fold", "infer", "score", "emit", "ack")
+
+
+@dataclass(slots=True)
+class BatchReport:
+    """One chunk's way through the steps; complete once `done` was called."""
+
+    partition: int
+    records: int
+    last_timestamp_ms: int = 0  # of the last record
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    predictions: int = 0
+    erasures: int = 0
+    histories: int = 0  # users written
+    outcomes: Counter[str] = field(default_factory=Counter)
+    dead_letters: Counter[str] = field(default_factory=Counter)  # by reason
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    latencies_s: list[float] = field(default_factory=list)  # record produced → outputs delivered
+    freshness_s: list[float] = field(default_factory=list)  # event happened → outputs delivered
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage in seconds."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = perf_counter() - start
+
+    def done(self, batch: Batch, outputs: Outputs, records: Sequence[Record]) -> BatchReport:
+        """Fill in the figures once everything is delivered."""
+        now = time()
+        self.last_timestamp_ms = records[-1].timestamp
+        self.erasures = len(batch.erasures)
+        self.predictions = len(outputs.predictions) - self.erasures
+        self.histories = len(outputs.states)
+        self.outcomes.update({outcome.name.lower(): count for outcome, count in batch.outcomes.items()})
+        self.dead_letters.update(str(reason) for _, reason in outputs.dead_letters)
+        self.fallbacks.update(outputs.fallbacks)
+        self.latencies_s = [now - record.timestamp / 1000 for record in records]
+        self.freshness_s = [now - request.event.time_ms / 1000 for request in batch.requests]
+        return self
+
+
+Observer = Callable[[BatchReport], None]

@@ -1,0 +1,281 @@
+"""The steps of a batch that need no broker: decode, fold, infer, score, conclude.
+
+The worker (`agent.py`) and the inline replay (`replay.py`) run these same steps; only where records come from and where
+messages go differs. Knows nothing of Faust, of torch or of clocks; a model is whatever has `predict`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from model.window import Window, WindowRule
+from stream_app import history as histories
+from stream_app.dead_letters import dead_letter
+from stream_app.events import Erasure, Event, EventDecoder, Reason, Record, Rejected
+from stream_app.history import History, HistoryRule, Outcome
+from stream_app.predictions import (
+    Forecast,
+    Message,
+    NextCategory,
+    NextItem,
+    Prediction,
+    TimeToNext,
+    encode,
+    erasure,
+    prediction_id,
+)
+from stream_app.scoring import Expectation, LiveScores
+
+
+class Predictor(Protocol):
+    """What the pipeline needs of a model; `model.engine.Engine` has it."""
+
+    @property
+    def version(self) -> str:
+        """Content hash of the model."""
+
+    @property
+    def window(self) -> WindowRule:
+        """The window rule that the model was trained with."""
+
+    @property
+    def behaviors(self) -> Sequence[str]:
+        """The order of `Forecast.next_behaviors`."""
+
+    def predict(self, windows: Sequence[Window]) -> Sequence[Forecast]:
+        """One forecast per window."""
+
+
+class EngineFailed(Exception):
+    """The model answers nothing at all any more: no record is to blame, and none may be given up."""
+
+
+class Request(NamedTuple):
+    """One event that asks for a prediction, with the window as of it."""
+
+    record: Record
+    event: Event
+    window: Window
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records on their way to predictions; after `fold`, ready for the device."""
+
+    requests: list[Request] = field(default_factory=list)
+    rejects: list[tuple[Record, Rejected]] = field(default_factory=list)
+    erasures: list[tuple[Record, str]] = field(default_factory=list)
+    changed: dict[str, History | None] = field(default_factory=dict)  # by user; None: erased
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+
+    @property
+    def windows(self) -> list[Window]:
+        """The windows of the requests, in order."""
+        return [request.window for request in self.requests]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a batch leaves behind; to be delivered before it is acknowledged."""
+
+    predictions: list[tuple[Record, Message]]  # tombstones of erased users included
+    dead_letters: list[tuple[Message, Reason]]
+    states: list[tuple[bytes, bytes | None]]  # (user, stored history); None: erased
+    fallbacks: Counter[str] = field(default_factory=Counter)
+
+
+class HistoryCache:
+    """Decoded histories in front of a table of bytes.
+
+    `load` reads the table. What a batch in flight has changed is never dropped: `trim` keeps the `capacity` users
+    touched last, so `capacity` must exceed the users of the batches in flight.
+    """
+
+    def __init__(self, load: Callable[[bytes], bytes | None], capacity: int = 100_000) -> None:
+        self._load = load
+        self._capacity = capacity
+        self._users: OrderedDict[str, History | None] = OrderedDict()
+
+    def get(self, user_id: str, partition: int) -> History:
+        """The history of a user as read from `partition`; an empty one if there is none."""
+        try:
+            found = self._users[user_id]
+        except KeyError:
+            stored = self._load(user_id.encode())
+            found = None if stored is None else histories.decode(stored)
+        return History(partition) if found is None else histories.on_partition(found, partition)
+
+    def put(self, user_id: str, history: History | None) -> None:
+        """Remember a user's history, None for an erased one."""
+        self._users[user_id] = history
+        self._users.move_to_end(user_id)
+
+    def trim(self) -> None:
+        """Drop the users untouched for longest beyond the capacity."""
+        while len(self._users) > self._capacity:
+            self._users.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything: the table is no longer ours alone."""
+        self._users.clear()
+
+
+class Pipeline:
+    """Decode, fold, infer, score and conclude, for records that arrive in offset order per partition."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        decoder: EventDecoder,
+        cache: HistoryCache,
+        *,
+        source: str,
+        margin: int = 16,
+        lateness_ms: int = 3_600_000,
+    ) -> None:
+        self.scores = LiveScores()
+        self.rule = HistoryRule(predictor.window, margin=margin, lateness_ms=lateness_ms)
+        self.cache = cache
+        self._predictor = predictor
+        self._decoder = decoder
+        self._source = source.encode()
+
+    def decode(self, records: Iterable[Record]) -> tuple[list[tuple[Record, Event | Erasure]], Batch]:
+        """Each record becomes an event or a rejection; nothing stops the batch."""
+        batch, events = Batch(), []
+        for record in records:
+            try:
+                events.append((record, self._decoder.decode(record)))
+            except Rejected as rejected:
+                batch.rejects.append((record, rejected))
+        return events, batch
+
+    def fold(self, events: Iterable[tuple[Record, Event | Erasure]], batch: Batch) -> Batch:
+        """Each event goes into its user's history and asks for a prediction as of its own offset."""
+        for record, event in events:
+            if isinstance(event, Erasure):
+                self._erase(record, event.user_id, batch)
+            else:
+                self._fold_event(record, event, batch)
+        return batch
+
+    def infer(self, windows: Sequence[Window]) -> list[Forecast | Rejected]:
+        """A forecast per window; where the model fails on a window, a rejection. Raises EngineFailed.
+
+        Runs on the device thread.
+        """
+        if not windows:
+            return []
+        forecasts = _isolate(self._predictor.predict, windows)
+        if any(isinstance(forecast, Rejected) for forecast in forecasts):
+            self._probe()
+        return forecasts
+
+    def score(self, batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> None:
+        """Each event is scored against what was expected of its user; then its own forecast is kept for the next."""
+        behaviors = self._predictor.behaviors
+        for _, user_id in batch.erasures:
+            self.scores.forget(user_id)
+        for request, forecast in zip(batch.requests, forecasts, strict=True):
+            if request.outcome is not Outcome.FOLDED or isinstance(forecast, Rejected):
+                continue  # a record that came again was scored the first time
+            self.scores.observe(request.event, request.window.items[:-1])
+            expectation = Expectation(
+                items=tuple(item for item, _, _ in forecast.next_items),
+                categories=tuple(category for category, _ in forecast.next_categories),
+                behaviors=dict(zip(behaviors, forecast.next_behaviors, strict=True)),
+            )
+            self.scores.expect(request.event.user_id, expectation)
+
+    def conclude(self, batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> Outputs:
+        """The messages and states of the batch, ready to be delivered."""
+        rejects = list(batch.rejects)
+        predictions: list[tuple[Record, Message]] = []
+        fallbacks: Counter[str] = Counter()
+        for request, forecast in zip(batch.requests, forecasts, strict=True):
+            if isinstance(forecast, Rejected):
+                rejects.append((request.record, forecast))
+                continue
+            predictions.append((request.record, encode(self._prediction(request, forecast), self._source)))
+            if forecast.fallback is not None:
+                fallbacks[forecast.fallback] += 1
+        for record, user_id in batch.erasures:
+            predictions.append((record, erasure(user_id, _id(record), self._source)))
+        letters = [(dead_letter(record, rejected), rejected.reason) for record, rejected in rejects]
+        states = [
+            (user.encode(), None if history is None else histories.encode(history))
+            for user, history in batch.changed.items()
+        ]
+        return Outputs(predictions, letters, states, fallbacks)
+
+    def _fold_event(self, record: Record, event: Event, batch: Batch) -> None:
+        before = self.cache.get(event.user_id, record.partition)
+        after, outcome = histories.fold(before, event, record.offset, self.rule)
+        batch.outcomes[outcome] += 1
+        if outcome is Outcome.TOO_LATE:
+            behind = ((before.watermark_ms or 0) - event.time_ms) / 1000
+            batch.rejects.append((record, Rejected(Reason.TOO_LATE, f"{behind:.0f} s behind the user's latest event")))
+            return
+        if outcome is not Outcome.REPEAT:  # a record seen before is put again, so that the changelog surely has it
+            batch.changed[event.user_id] = after
+            self.cache.put(event.user_id, after)
+        window = histories.window(after, record.offset, self.rule.window)
+        batch.requests.append(Request(record, event, window, outcome))
+
+    def _erase(self, record: Record, user_id: str, batch: Batch) -> None:
+        batch.changed[user_id] = None
+        self.cache.put(user_id, None)
+        batch.erasures.append((record, user_id))
+
+    def _prediction(self, request: Request, forecast: Forecast) -> Prediction:
+        event = request.event
+        return Prediction(
+            prediction_id=_id(request.record),
+            user_id=event.user_id,
+            event_id=event.event_id,
+            as_of=event.time_ms,
+            next_behaviors=dict(zip(self._predictor.behaviors, forecast.next_behaviors, strict=True)),
+            next_items=[NextItem(*item) for item in forecast.next_items],
+            next_categories=[NextCategory(*category) for category in forecast.next_categories],
+            purchase_probability=forecast.purchase_probability,
+            time_to_next_s=TimeToNext(*forecast.time_to_next_s),
+            churn_probability=forecast.churn_probability,
+            model_version=self._predictor.version,
+            history_length=len(request.window.times_ms),
+            fallback=forecast.fallback,
+        )
+
+    def _probe(self) -> None:
+        """Is it the records, or the model? A window that any model must answer tells."""
+        plainest = Window((None,), (self._predictor.behaviors[0],), (None,), (0,))
+        if isinstance(_isolate(self._predictor.predict, [plainest])[0], Rejected):
+            raise EngineFailed("the model fails on every window, the plainest one included")
+
+
+def _id(record: Record) -> str:
+    return prediction_id(record.topic, record.partition, record.offset)
+
+
+def _isolate(
+    predict: Callable[[Sequence[Window]], Sequence[Forecast]], windows: Sequence[Window]
+) -> list[Forecast | Rejected]:
+    """Predict; where that fails, halve until the windows that fail stand alone."""
+    try:
+        return [_finite(forecast) for forecast in predict(windows)]
+    except Exception as error:  # noqa: BLE001  # whatever a model raises is the model's, never the stream's
+        if len(windows) == 1:
+            return [Rejected(Reason.INFERENCE, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")]
+    half = len(windows) // 2
+    return _isolate(predict, windows[:half]) + _isolate(predict, windows[half:])
+
+
+def _finite(forecast: Forecast) -> Forecast | Rejected:
+    numbers = sum(forecast.next_behaviors) + sum(p for _, p, _ in forecast.next_items) + sum(forecast.time_to_next_s)
+    if math.isfinite(numbers + forecast.purchase_probability + forecast.churn_probability):
+        return forecast
+    return Rejected(Reason.INFERENCE, "the model answered with numbers that are not finite")

@@ -1,0 +1,112 @@
+"""Every setting of a worker, in one frozen object: environment before file before default.
+
+The environment's names are the fields' in capitals behind `NEXTMOVE_`; the file is TOML, `nextmove.toml` in the working
+directory or whatever `NEXTMOVE_CONFIG` names.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+DAY_S = 24 * 3600
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+TopicName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
+
+
+class Settings(BaseSettings):
+    """See each field; `nextmove settings` prints them with their sources resolved and secrets redacted."""
+
+    model_config = SettingsConfigDict(env_prefix="NEXTMOVE_", frozen=True, extra="forbid")
+
+    # What to predict with
+    model: Path | None = Field(None, description="directory of the model artefact; the worker needs one")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where the model runs; auto: CUDA if there is one"
+    )
+    top_k: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="items in a prediction")
+    behaviors: Path | None = Field(None, description="behaviour vocabulary; default: the one that ships with NextMove")
+
+    # Where events come from and predictions go
+    broker: str = Field("127.0.0.1:9092", description="HOST:PORT of Kafka, several separated by commas")
+    app_id: TopicName = Field("nextmove", description="consumer group and prefix of the changelog topic")
+    input_topic: TopicName = Field("user-events", description="events, keyed by user id")
+    output_topic: TopicName = Field("predictions", description="predictions, keyed by user id")
+    dead_letter_topic: TopicName = Field("user-events.dlq", description="rejected records, untouched")
+    partitions: Count = Field(4, description="partitions of the topics that `nextmove topics` creates")
+    broker_timeout_s: Seconds = Field(10.0, description="how long to look for a broker before giving up")
+
+    # Security
+    tls: bool = Field(False, description="speak TLS to the broker")
+    tls_ca_file: Path | None = Field(None, description="certificate authority; default: the system's")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(None, description="SASL login")
+    sasl_username: str | None = Field(None, description="user of the SASL login")
+    sasl_password: SecretStr | None = Field(None, description="password of the SASL login")
+
+    # What an event may be
+    max_event_bytes: Count = Field(1_000_000, description="larger records become dead letters")
+    max_future_s: Seconds = Field(3600.0, description="how far an event may lie ahead of its record's timestamp")
+    lateness_s: Seconds = Field(3600.0, description="how far an event may lie behind its user's latest event")
+
+    # State
+    store: Literal["memory://", "rocksdb://"] = Field("memory://", description="where the table of histories lives")
+    data_dir: Path = Field(Path("var/nextmove"), description="RocksDB files; one directory per worker")
+    cached_users: Annotated[int, Field(ge=10_000)] = Field(100_000, description="decoded histories kept in memory")
+
+    # Batches
+    chunk_records: Annotated[int, Field(ge=1, le=4096)] = Field(512, description="most records of a chunk")
+    chunk_bytes: Count = Field(4_000_000, description="most bytes of a chunk; a larger record stands alone")
+    chunk_records_per_user: Annotated[int, Field(ge=1, le=1024)] = Field(
+        16, description="most records of one user in a chunk; as many more events than a window are kept per user"
+    )
+    chunks_queued: Count = Field(4, description="chunks read ahead; what a rebalance has to wait for")
+
+    # Producing
+    linger_ms: Annotated[int, Field(ge=0, le=1000)] = Field(0, description="wait for fuller batches")
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("none", description="of all that is produced")
+    max_request_bytes: Count = Field(
+        8_000_000, description="largest record that can be produced, dead letters included"
+    )
+
+    # The worker's own web server
+    web_host: str = Field("127.0.0.1", description="address of /metrics, /healthz and /readyz")
+    web_port: Port = Field(8090, description="port of /metrics, /healthz and /readyz")
+    stall_s: Seconds = Field(120.0, description="a chunk in work for longer makes /healthz answer 503")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_format: Literal["console", "json"] = Field("console", description="for people or for machines")
+
+    @model_validator(mode="after")
+    def _complete_login(self) -> Settings:
+        if self.sasl_mechanism and not (self.sasl_username and self.sasl_password):
+            raise ValueError("sasl_mechanism needs sasl_username and sasl_password")
+        return self
+
+    @property
+    def changelog_topic(self) -> str:
+        """The compacted topic behind the table of histories; the name is Faust's rule."""
+        return f"{self.app_id}-histories-changelog"
+
+    @property
+    def topics(self) -> tuple[str, str, str, str]:
+        """All topics of the worker; their partition counts must be equal."""
+        return self.input_topic, self.output_topic, self.dead_letter_topic, self.changelog_topic
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then environment, then the TOML file."""
+        file = Path(os.environ.get("NEXTMOVE_CONFIG", "nextmove.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
