@@ -276,7 +276,7 @@ def _mock_cluster(topics: Mapping[str, int], port: int) -> Iterator[str]:
 def _load_library() -> ctypes.CDLL:
     """The librdkafka that confluent-kafka's extension module is linked with, its functions typed."""
     try:
-        from confluent_kafka import cimpl  # noqa: PLC0415 - only who runs a broker needs it
+        from confluent_kafka import cimpl  # only who runs a broker needs it
 
         library = ctypes.CDLL(cimpl.__file__)  # a look-up in it searches what it is linked with, too
         for name, (result, arguments) in _FUNCTIONS.items():
