@@ -129,7 +129,7 @@ def formats() -> dict[str, str]:
 def read_log(
     paths: Path | Sequence[Path],
     *,
-    format: str = "auto",
+    format: str = "auto",  # noqa: A002  the word that users say
     behaviors: Behaviors | None = None,
     mapping: Path | None = None,
     latest_ms: int | None = None,
@@ -217,14 +217,14 @@ def _parse_mapping(text: str) -> _Mapping:
     return mapping
 
 
-def _choose(source: _Source, format: str, mapping: Path | None) -> tuple[str, _Mapping]:
+def _choose(source: _Source, name: str, mapping: Path | None) -> tuple[str, _Mapping]:
     if mapping is not None:
         return mapping.stem, _load_mapping(mapping)
-    if format == "auto":
+    if name == "auto":
         return _detect(source)
-    if format not in _ready():
-        raise LogError(f"{format!r} is not a log format; choose one of {_listed()}, or give a mapping file")
-    return format, _ready()[format]
+    if name not in _ready():
+        raise LogError(f"{name!r} is not a log format; choose one of {_listed()}, or give a mapping file")
+    return name, _ready()[name]
 
 
 def _load_mapping(path: Path) -> _Mapping:
@@ -530,7 +530,7 @@ def _number(column: pl.Series) -> pl.Series:
 
 
 def _milliseconds(times: pl.Series, mapping: _Mapping) -> pl.Series:
-    """ms UTC; null where unreadable. Times without an offset are UTC. Ties and order are not touched."""
+    """Times in ms UTC; null where unreadable. Times without an offset are UTC. Ties and order are not touched."""
     if times.dtype.is_temporal():
         return times.cast(pl.Datetime("ms")).dt.timestamp("ms")
     text = times.cast(pl.String, strict=False).str.strip_chars()
