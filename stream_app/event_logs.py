@@ -265,7 +265,8 @@ def _open(path: Path) -> _Source:
     data = _bytes(path)
     if data.startswith(b"PAR1"):
         with _one_line(path):
-            return _Source(path, "parquet", b"", "", "", list(pl.read_parquet_schema(path)))
+            header = list(pl.read_parquet_schema(path))
+            return _Source(path, "parquet", b"", ",".join(header), "", header)
     _require_text(path, data)
     first = data[: data.find(b"\n")] if b"\n" in data else data
     line = first.decode().rstrip("\r")
@@ -293,7 +294,7 @@ def _bytes(path: Path) -> bytes:
         raise LogError(f"{path}: a directory; name the log files in it") from None
     except OSError as error:
         raise LogError(f"{path}: {error.strerror or error}") from None
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = data.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
     if not data.strip():
         raise LogError(f"{path}: the file is empty")
     return data

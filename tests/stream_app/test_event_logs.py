@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import time
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 
 import polars as pl
@@ -203,6 +204,31 @@ def test_our_own_column_names_in_csv_and_parquet(tmp_path: Path) -> None:
     assert read_log(tmp_path / "log.parquet").frame.equals(csv.frame)
 
 
+@pytest.mark.parametrize(
+    ("column", "row"),
+    [
+        ({"timestamp": [datetime(2024, 1, 1, 9, tzinfo=timezone(timedelta(hours=9)))]}, {"timestamp": 1704067200000}),
+        ({"timestamp": [date(2024, 1, 1)]}, {"timestamp": 1704067200000}),
+        ({"user_id": [7.0]}, {"user_id": "7"}),
+        ({"user_id": [7.5]}, {"user_id": "7.5"}),
+        ({"item_id": pl.Series(["i"], dtype=pl.Categorical)}, {"item_id": "i"}),
+        ({"price": ["1.25"]}, {"price": 1.25}),
+        ({"price": [float("inf")]}, {"price": None}),
+        ({"category": [None]}, {"category": None}),
+    ],
+)
+def test_parquet_columns_of_many_types(tmp_path: Path, column: dict[str, object], row: dict[str, object]) -> None:
+    event = {"user_id": ["u"], "behavior": ["view"], "timestamp": [1700000000000], "item_id": ["i"]}
+    pl.DataFrame({**event, **column}).write_parquet(tmp_path / "log.parquet")
+    read = read_log(tmp_path / "log.parquet").frame.row(0, named=True)
+    assert {name: read[name] for name in row} == row
+
+
+def test_a_header_in_quotes_after_a_byte_order_mark_with_crlf(tmp_path: Path) -> None:
+    text = "\ufeff\r\n" + '"user_id","behavior","timestamp","item_id"\r\nu,view,1700000000000,"a, b\r\nc"\r\n'
+    assert read_log(written(tmp_path, "log.csv", text)).frame["item_id"].to_list() == ["a, b\r\nc"]
+
+
 def test_every_reason_is_counted_once_per_row(tmp_path: Path) -> None:
     good = {"user_id": "u", "behavior": "view", "timestamp": 1700000000000, "item_id": "a"}
     rows = [
@@ -311,16 +337,18 @@ def test_a_mapping_file_that_is_not_there(tmp_path: Path) -> None:
         read_log(written(tmp_path, "log.csv", TAOBAO), mapping=tmp_path / "mine.toml")
 
 
-def test_every_ready_mapping_has_a_description_and_can_be_detected() -> None:
-    assert set(event_logs.formats()) == {
-        "movielens-100k",
-        "movielens-1m",
-        "nextmove",
-        "rees46",
-        "taobao",
-        "taobao-original",
-    }
+def test_the_ready_formats() -> None:
+    names = ["movielens-100k", "movielens-1m", "nextmove", "rees46", "taobao", "taobao-original"]
+    assert list(event_logs.formats()) == names
     assert all(event_logs.formats().values())
+
+
+def test_the_page_on_logs_names_every_format_and_reason_and_its_mapping_works(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "logs.md").read_text("utf-8")
+    assert [name for name in (*event_logs.formats(), *event_logs.REASONS) if f"`{name}`" not in page] == []
+    mapping = mapped(tmp_path, page.split("```toml\n")[1].split("```")[0])
+    path = written(tmp_path, "ops.csv", "client|op|at|account|product\n7|2|1700000000|x|\n")
+    assert read_log(path, mapping=mapping).frame.rows() == [("7", 1700000000000, "purchase", "x", None, None)]
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
