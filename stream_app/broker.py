@@ -204,7 +204,7 @@ def _spawn(topics: Mapping[str, int], port: int, errors: IO[bytes]) -> subproces
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     try:
-        return subprocess.Popen(  # noqa: S603 - this very program
+        return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -271,7 +271,7 @@ _SILENT: ContextVar[bool] = ContextVar("aiokafka says nothing", default=False)
 class _Silence(logging.Filter):
     """Drops what aiokafka logs on our behalf, and only that: a worker's own clients run in other contexts."""
 
-    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - logging's signature
+    def filter(self, record: logging.LogRecord) -> bool:
         """True where the record may pass."""
         return not _SILENT.get()
 
