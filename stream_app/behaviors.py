@@ -74,6 +74,8 @@ def _vocabulary(entries: Sequence[_Entry]) -> Behaviors:
         raise BehaviorError(f"behaviour file: exactly one behaviour must be the goal, found {goals or 'none'}")
     canonical: dict[str, str] = {}
     for entry in entries:
+        if canonical.get(entry.name.lower()) == entry.name:
+            raise BehaviorError(f"behaviour file: {entry.name!r} is there twice")
         for name in (entry.name, *entry.aliases):
             if canonical.setdefault(name.lower(), entry.name) != entry.name:
                 raise BehaviorError(

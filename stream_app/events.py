@@ -6,7 +6,7 @@ Knows nothing of Kafka's client, of histories or of models, and reads no clock: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple, Protocol
 
@@ -17,6 +17,8 @@ from stream_app.behaviors import Behaviors
 
 EARLIEST_MS = 631_152_000_000  # 1990-01-01: anything before is a mistake, most often seconds sent as milliseconds
 LATEST_MS = 4_102_444_800_000  # 2100-01-01
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
 USER_ID_BYTES = 256
 ID_CHARACTERS = 512
 
@@ -83,13 +85,33 @@ class Erasure(NamedTuple):
 class Record(Protocol):
     """What the core needs of a Kafka record; aiokafka's ConsumerRecord has it."""
 
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int  # ms UTC; when the record was produced
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    @property
+    def topic(self) -> str:
+        """Where it was read,"""
+
+    @property
+    def partition(self) -> int:
+        """In which partition,"""
+
+    @property
+    def offset(self) -> int:
+        """And at which place."""
+
+    @property
+    def timestamp(self) -> int:
+        """When it was produced, ms UTC."""
+
+    @property
+    def key(self) -> bytes | None:
+        """The user id in UTF-8, if the producer set one."""
+
+    @property
+    def value(self) -> bytes | None:
+        """The event; None erases the user."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """Names and values."""
 
 
 class EventDecoder:
@@ -113,6 +135,9 @@ class EventDecoder:
             message = self._decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             message = self._decode_slowly(value, record.headers)
+        else:
+            if message.event_id is None and any(name == "ce_specversion" for name, _ in record.headers):
+                message = self._decode_slowly(value, record.headers)
         return self._validate(message, record)
 
     def _decode_slowly(self, value: bytes, headers: Sequence[tuple[str, bytes]]) -> EventMessage:
@@ -148,7 +173,7 @@ class EventDecoder:
         return Event(user_id, behavior, time_ms, message.item_id, message.category, message.event_id)
 
     def _time(self, timestamp: int | datetime, produced_ms: int) -> int:
-        time_ms = timestamp if isinstance(timestamp, int) else int(timestamp.timestamp() * 1000)
+        time_ms = timestamp if isinstance(timestamp, int) else (timestamp - EPOCH) // MILLISECOND
         if not EARLIEST_MS <= time_ms <= LATEST_MS:
             raise Rejected(Reason.INVALID, f"timestamp {time_ms} is not in 1990 … 2100; the unit is ms since 1970 UTC")
         if 0 < produced_ms < time_ms - self._max_future_ms:
@@ -181,7 +206,8 @@ def _from_cloud_event(fields: dict[str, Any], attributes: dict[str, bytes]) -> d
         defaults = {"event_id": _text(attributes.get("ce_id")), "timestamp": _text(attributes.get("ce_time"))}
     else:
         return fields
-    return {**{field: value for field, value in defaults.items() if value is not None}, **fields}
+    stand_ins = {field: value for field, value in defaults.items() if value is not None and fields.get(field) is None}
+    return {**fields, **stand_ins}
 
 
 def _text(value: bytes | None) -> str | None:
