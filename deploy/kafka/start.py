@@ -201,6 +201,9 @@ def write_properties(data: Path, port: int | None) -> int:
         "log.dirs": str(data / "topics"),
         "auto.create.topics.enable": "false",  # a misspelt topic should be an error
         "group.initial.rebalance.delay.ms": "0",  # nobody is waited for
+        # After a kill the node must wait for its former self's session to end; 9 s by default.
+        "broker.session.timeout.ms": "4000",
+        "broker.heartbeat.interval.ms": "500",
         # One broker holds the only copy of everything.
         "offsets.topic.replication.factor": "1",
         "transaction.state.log.replication.factor": "1",
