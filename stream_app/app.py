@@ -31,6 +31,7 @@ worker = Worker(app, settings, histories)
 
 app.on_worker_init.connect(worker.prepare)  # model loaded, topics checked: before anything consumes
 app.on_partitions_revoked.connect(worker.forget_partitions)
+app.on_before_shutdown.connect(worker.limit_shutdown)
 
 
 @app.agent(events, name="predict")

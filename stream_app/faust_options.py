@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import faust
 
+from stream_app.connection import ssl_context
 from stream_app.intake import ChunkLimits, ChunkScheduler
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
@@ -26,7 +28,7 @@ def app_options(settings: Settings) -> dict[str, Any]:
         "broker": ";".join(f"kafka://{address.strip()}" for address in settings.broker.split(",")),
         "broker_credentials": _credentials(settings),
         "store": settings.store,
-        "datadir": str(settings.data_dir),
+        "datadir": str(_data_dir(settings)),
         # Chunks instead of records, and a table whose changelog is awaited
         "ConsumerScheduler": ChunkScheduler.for_topic(settings.input_topic, _limits(settings)),
         "Table": HistoryTable,
@@ -39,6 +41,9 @@ def app_options(settings: Settings) -> dict[str, Any]:
         "topic_disable_leader": True,
         "consumer_auto_offset_reset": "earliest",
         "consumer_max_fetch_size": max(4_194_304, settings.max_request_bytes),
+        "broker_session_timeout": settings.session_timeout_s,
+        "broker_heartbeat_interval": min(3.0, settings.session_timeout_s / 3),
+        "consumer_group_instance_id": settings.instance_id,
         "broker_commit_interval": 1.0,  # a safety net: the agent commits each chunk
         "broker_max_poll_interval": 1000.0,
         # Producing
@@ -59,14 +64,21 @@ def app_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _data_dir(settings: Settings) -> Path:
+    """Faust makes its directory even where the store needs none, and makes no parents."""
+    directory = settings.data_dir if settings.store == "rocksdb://" else Path(gettempdir()) / "nextmove"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
 def _limits(settings: Settings) -> ChunkLimits:
     return ChunkLimits(settings.chunk_records, settings.chunk_bytes, settings.chunk_records_per_user)
 
 
 def _credentials(settings: Settings) -> Any:
-    context = ssl.create_default_context(cafile=settings.tls_ca_file) if settings.tls else None
+    context = ssl_context(settings)
     if settings.sasl_mechanism is None:
-        return faust.SSLCredentials(context=context) if settings.tls else None
+        return faust.SSLCredentials(context=context) if context else None
     return faust.SASLCredentials(
         username=settings.sasl_username,
         password=settings.sasl_password.get_secret_value() if settings.sasl_password else None,

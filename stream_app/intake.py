@@ -68,10 +68,13 @@ class ChunkScheduler(DefaultSchedulingStrategy):
         """Faust's hook: what was fetched, in the order in which the worker shall see it."""
         others = {tp: fetched for tp, fetched in records.items() if tp.topic != self.input_topic}
         yield from super().iterate(others)
-        inputs = {tp: fetched for tp, fetched in records.items() if tp.topic == self.input_topic}
-        queues = [((tp, Carrier(chunk)) for chunk in chunks(fetched, self.limits)) for tp, fetched in inputs.items()]
+        queues = [self._carriers(tp, fetched) for tp, fetched in records.items() if tp.topic == self.input_topic]
         for turn in zip_longest(*queues):  # one chunk of each partition per turn: none waits for a hot one
             yield from (carrier for carrier in turn if carrier is not None)
+
+    def _carriers(self, tp: TP, fetched: Sequence[Record]) -> Iterator[tuple[TP, Carrier]]:
+        for chunk in chunks(fetched, self.limits):
+            yield tp, Carrier(chunk)
 
 
 def chunks(records: Sequence[Record], limits: ChunkLimits) -> Iterator[list[Record]]:

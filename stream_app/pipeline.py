@@ -145,6 +145,11 @@ class Pipeline:
         self._decoder = decoder
         self._source = source.encode()
 
+    @property
+    def unknown_fields(self) -> int:
+        """Records so far that carried fields outside the contract."""
+        return self._decoder.unknown_fields
+
     def decode(self, records: Iterable[Record]) -> tuple[list[tuple[Record, Event | Erasure]], Batch]:
         """Each record becomes an event or a rejection; nothing stops the batch."""
         batch, events = Batch(), []

@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where the model runs; auto: CUDA if there is one"
     )
+    threads: Annotated[int, Field(ge=0)] = Field(
+        0, description="threads of the model on a CPU; 0: all cores but one, which the stream needs"
+    )
     top_k: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="items in a prediction")
     behaviors: Path | None = Field(None, description="behaviour vocabulary; default: the one that ships with NextMove")
 
@@ -42,6 +45,11 @@ class Settings(BaseSettings):
     dead_letter_topic: TopicName = Field("user-events.dlq", description="rejected records, untouched")
     partitions: Count = Field(4, description="partitions of the topics that `nextmove topics` creates")
     broker_timeout_s: Seconds = Field(10.0, description="how long to look for a broker before giving up")
+
+    session_timeout_s: Annotated[float, Field(ge=6, le=300)] = Field(
+        20.0, description="a worker silent for so long has lost its partitions"
+    )
+    instance_id: str | None = Field(None, description="static member of the group: a quick restart moves no partitions")
 
     # Security
     tls: bool = Field(False, description="speak TLS to the broker")
@@ -79,6 +87,9 @@ class Settings(BaseSettings):
     web_host: str = Field("127.0.0.1", description="address of /metrics, /healthz and /readyz")
     web_port: Port = Field(8090, description="port of /metrics, /healthz and /readyz")
     stall_s: Seconds = Field(120.0, description="a chunk in work for longer makes /healthz answer 503")
+    shutdown_s: Seconds = Field(
+        30.0, description="a worker told to stop is gone after this time, whatever it waits for"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] = Field("console", description="for people or for machines")
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from threading import Timer
 from typing import Any
 
 import click
@@ -12,10 +15,11 @@ from model.artifact import ArtifactError
 from model.engine import Engine
 from stream_app import behaviors, topics, web
 from stream_app.agent import PredictionAgent
-from stream_app.events import EventDecoder
+from stream_app.connection import security
 from stream_app.metrics import WorkerMetrics
 from stream_app.observations import BatchReport
-from stream_app.pipeline import HistoryCache, Pipeline
+from stream_app.pipeline import Pipeline
+from stream_app.serving import load_engine, new_pipeline
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
 
@@ -35,17 +39,15 @@ class Worker:
         self._last_ms: dict[int, int] = {}  # by partition: timestamp of the last record done
 
     def prepare(self, *_: Any, **__: Any) -> None:
-        """Load the model and look at the broker's topics. What is wrong becomes one line, and the worker does not start."""
+        """Look at the broker and load the model. What is wrong becomes one line, and the worker does not start."""
         settings = self._settings
-        if settings.model is None:
-            raise click.ClickException("no model: pass --model DIR or set NEXTMOVE_MODEL; `nextmove train` makes one")
         try:
-            asyncio.run(topics.check(settings.broker, settings.topics, settings.broker_timeout_s))
-            self.engine = Engine.load(settings.model, device=settings.device, top_k=settings.top_k)
-            self._decoder = self._new_decoder()
-        except (ArtifactError, behaviors.BehaviorError, topics.TopicError) as error:
+            self._check_port()
+            asyncio.run(self._check_topics())
+            self.engine = load_engine(settings)
+            self.pipeline = new_pipeline(self.engine, settings, behaviors.load(settings.behaviors), self._table.read)
+        except (ArtifactError, behaviors.BehaviorError, topics.TopicError, ValueError) as error:
             raise click.ClickException(str(error)) from None
-        self.pipeline = self._new_pipeline()
         self.metrics = WorkerMetrics(
             model_version=self.engine.version, device=self.engine.device, chunk_records=settings.chunk_records
         )
@@ -60,7 +62,7 @@ class Worker:
         """Set the metrics that are read off at a scrape."""
         self.metrics.refresh(
             scores=self.pipeline.scores,
-            unknown_fields=self._decoder.unknown_fields,
+            unknown_fields=self.pipeline.unknown_fields,
             lags=web.lags(self._app, self._settings, self._last_ms),
         )
 
@@ -69,21 +71,19 @@ class Worker:
         self.pipeline.cache.clear()
         self._last_ms.clear()
 
-    def _new_decoder(self) -> EventDecoder:
-        settings = self._settings
-        return EventDecoder(
-            behaviors.load(settings.behaviors),
-            max_bytes=settings.max_event_bytes,
-            max_future_ms=int(settings.max_future_s * 1000),
-        )
+    async def limit_shutdown(self, *_: Any, **__: Any) -> None:
+        """A worker told to stop does so, even when its broker is gone and never answers the last commit."""
+        timer = Timer(self._settings.shutdown_s, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
 
-    def _new_pipeline(self) -> Pipeline:
+    async def _check_topics(self) -> None:
         settings = self._settings
-        return Pipeline(
-            self.engine,
-            self._decoder,
-            HistoryCache(self._table.read, settings.cached_users),
-            source=f"nextmove/{settings.app_id}",
-            margin=settings.chunk_records_per_user,
-            lateness_ms=int(settings.lateness_s * 1000),
-        )
+        await topics.check(settings.broker, settings.topics, settings.broker_timeout_s, security=security(settings))
+
+    def _check_port(self) -> None:
+        host, port = self._settings.web_host, self._settings.web_port
+        try:
+            socket.create_server((host, port)).close()
+        except OSError as error:
+            raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}; set --port") from None

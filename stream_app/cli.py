@@ -1,0 +1,321 @@
+"""The command line. Each command is a few lines around a module that does the work.
+
+Exit codes: 0 done; 1 the answer is no (events left without an answer); 2 it could not be done, and one line on stderr
+says why; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import orjson
+import typer
+from rich.console import Console
+
+from stream_app import behaviors as behavior_files
+from stream_app.settings import Settings
+
+if TYPE_CHECKING:  # these load polars or torch; each command imports what it needs
+    from stream_app.event_logs import EventLog
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+notes = Console(stderr=True)  # what is said beside the result
+
+Logs = Annotated[list[Path], typer.Argument(metavar="LOG…", help="Event logs; see docs/logs.md for the formats.")]
+LogFormat = Annotated[str, typer.Option("--format", help="Format of the log; auto looks at its header.")]
+Mapping = Annotated[Path | None, typer.Option(help="TOML file that maps the log's columns.")]
+ModelDir = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="Directory of the model artefact.")]
+Broker = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka; several separated by commas.")]
+Json = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Since = Annotated[float, typer.Option(min=0, max=0.999, help="Leave out this share of the events, by time.")]
+
+
+@app.callback()
+def root() -> None:
+    """NextMove predicts what each user does next, while they do it."""
+
+
+@app.command()
+def demo(
+    log: Annotated[Path | None, typer.Option(help="A log of yours; default: a simulated shop.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to play the second part of the log.")] = 45,
+    seed: Annotated[int, typer.Option(help="Of the simulated shop and the training.")] = 0,
+) -> None:
+    """Train a small model and watch it predict: embedded broker, real worker, live view, summary."""
+    from model.training import TrainingError
+    from stream_app.broker import BrokerError
+    from stream_app.demo import DemoError, run
+    from stream_app.event_logs import LogError
+    from stream_app.replay import ReplayError
+
+    with _one_line(BrokerError, DemoError, LogError, ReplayError, TrainingError):
+        raise typer.Exit(run(log, seconds=seconds, seed=seed, behaviors=_behaviors(), console=Console()))
+
+
+@app.command()
+def train(
+    logs: Logs,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; replaced if it holds a model.")],
+    preset: Annotated[str, typer.Option(help="The one dial: small, base or large.")] = "small",
+    split: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the events, by time, to learn from.")] = 0.8,
+    seed: Annotated[int, typer.Option(help="The same seed and log give the same model.")] = 0,
+    time_budget: Annotated[float | None, typer.Option(metavar="SECONDS", help="Stop learning after this time.")] = None,
+    format_: LogFormat = "auto",
+    mapping: Mapping = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn from logs and publish a model."""
+    from model.training import TrainingError
+    from stream_app.event_logs import LogError
+    from stream_app.learning import learn, training_bar
+
+    with _one_line(LogError, TrainingError), training_bar(notes, quiet=quiet) as progress:
+        events = _read(logs, format_, mapping)
+        result = learn(
+            events.frame, _behaviors(), out,
+            preset=preset, train_until=split, seed=seed, time_budget_s=time_budget, progress=progress,
+        )  # fmt: skip
+    if json:
+        _print_json({**asdict(result), "directory": str(result.directory)})
+    else:
+        print(
+            f"{result.directory}: model {result.version}, {result.events:,} events of {result.users:,} users, ", end=""
+        )
+        print(f"best of epoch {result.epochs}, {result.seconds:.0f} s")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the model artefact.")],
+    logs: Logs,
+    split: Annotated[float, typer.Option(min=0, max=0.999, help="Test on the events after this share, by time.")] = 0.8,
+    format_: LogFormat = "auto",
+    mapping: Mapping = None,
+    json: Json = False,
+) -> None:
+    """Measure a model on the last part of a log, beside popularity, repeat and Markov on the same events."""
+    from model.artifact import ArtifactError
+    from model.evaluation import EvaluationError
+    from model.evaluation import evaluate as measure
+    from stream_app.event_logs import LogError
+    from stream_app.learning import evaluation_table
+
+    with _one_line(ArtifactError, EvaluationError, LogError):
+        evaluation = measure(model, _read(logs, format_, mapping).frame, split=split)
+    if json:
+        _print_json(evaluation.to_dict())
+    else:
+        Console().print(evaluation_table(evaluation))
+
+
+@app.command()
+def worker(
+    model: ModelDir = None,
+    broker: Broker = None,
+    port: Annotated[int | None, typer.Option(help="Of /metrics, /healthz and /readyz.")] = None,
+) -> None:
+    """Run a worker: events in, predictions out, until it is stopped."""
+    from faust.cli.faust import cli as faust_command
+
+    _override(model=model, broker=broker, web_port=port)
+    with _one_line(click.ClickException):
+        level = _settings().log_level
+        faust_command(["--app", "stream_app.app", "worker", "--loglevel", level], standalone_mode=False)
+
+
+@app.command()
+def replay(
+    logs: Logs,
+    to: Annotated[str, typer.Option(help="kafka, or inline: the same steps without a broker.")],
+    speed: Annotated[str, typer.Option(help="Event time over wall time: 1, 60, …, or max.")] = "max",
+    model: ModelDir = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Predictions of an inline replay; - is stdout.")
+    ] = None,
+    since: Since = 0.0,
+    partitions: Annotated[int | None, typer.Option(min=1, help="Of the topic that an inline replay imitates.")] = None,
+    broker: Broker = None,
+    format_: LogFormat = "auto",
+    mapping: Mapping = None,
+    dry_run: Annotated[bool, typer.Option(help="Read the log and say what would be sent.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Play a log into the input topic, or straight through the pipeline into a file."""
+    from model.artifact import ArtifactError
+    from stream_app.event_logs import LogError
+    from stream_app.player import play_inline, play_to_kafka
+    from stream_app.replay import ReplayError
+
+    if to not in ("kafka", "inline"):
+        raise typer.BadParameter("--to is kafka or inline")
+    _override(model=model, broker=broker, partitions=partitions)
+    with _one_line(ArtifactError, LogError, ReplayError):
+        settings, frame = _settings(), _read(logs, format_, mapping).frame
+        frame = frame.slice(int(len(frame) * since))
+        if to == "kafka":
+            done = play_to_kafka(frame, settings, _speed(speed), dry_run=dry_run, console=notes, quiet=quiet)
+        else:
+            now_ms = int(time() * 1000)
+            done = play_inline(frame, settings, _behaviors(), out, now_ms=now_ms, console=notes, quiet=quiet)
+    if json:
+        _print_json(done)
+    else:
+        print(", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in done.items()), file=sys.stderr)
+
+
+@app.command()
+def broker(
+    port: Annotated[int, typer.Option(help="0 picks a free one.")] = 9092,
+    partitions: Annotated[int | None, typer.Option(min=1, help="Of each topic.")] = None,
+) -> None:
+    """Run the embedded development broker in the foreground; it forgets everything when it ends."""
+    from stream_app.broker import BrokerError, serve
+
+    _override(partitions=partitions)
+    with _one_line(BrokerError):
+        settings = _settings()
+        names = dict.fromkeys(settings.topics, settings.partitions)
+
+        def ready(address: str) -> None:
+            print(f"embedded broker at {address}, topics {', '.join(names)}; Ctrl-C ends it", flush=True)
+
+        serve(names, port=port, on_ready=ready)
+
+
+@app.command()
+def topics(
+    broker: Broker = None,
+    partitions: Annotated[int | None, typer.Option(min=1, help="Of each topic.")] = None,
+    replication: Annotated[int, typer.Option(min=1, help="Copies of each partition.")] = 1,
+    dry_run: Annotated[bool, typer.Option(help="Let the broker judge the plan, and create nothing.")] = False,
+) -> None:
+    """Create the topics that are missing, and check that all have the same number of partitions."""
+    from stream_app.connection import security
+    from stream_app.topics import TopicError, check, create, plan
+
+    _override(broker=broker, partitions=partitions)
+    with _one_line(TopicError):
+        settings = _settings()
+        plans, options = plan(*settings.topics, settings.partitions), security(settings)
+        timeout_s = settings.broker_timeout_s
+        made = asyncio.run(create(settings.broker, plans, replication, timeout_s, dry_run=dry_run, security=options))
+        print(f"{'would create' if dry_run else 'created'}: {', '.join(made) or 'nothing'}")
+        if not dry_run:
+            count = asyncio.run(check(settings.broker, settings.topics, timeout_s, security=options))
+            print(f"all topics have {count} partitions")
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="JSON lines; gzipped if it ends in .gz.")],
+    users: Annotated[int | None, typer.Option(min=1)] = None,
+    items: Annotated[int | None, typer.Option(min=1)] = None,
+    days: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same file.")] = 0,
+) -> None:
+    """Write the log of a simulated shop."""
+    from stream_app.event_logs import LogError, write_jsonl
+    from stream_app.simulation import ShopConfig
+    from stream_app.simulation import simulate as run
+
+    given = {name: value for name, value in (("users", users), ("items", items), ("days", days)) if value is not None}
+    with _one_line(LogError, ValueError):
+        frame = run(ShopConfig(seed=seed, **given))
+        write_jsonl(frame, out)
+    print(f"{out}: {len(frame):,} simulated events of {frame['user_id'].n_unique():,} users")
+
+
+@app.command()
+def schema(
+    what: Annotated[str, typer.Argument(help="event or prediction.")] = "event",
+) -> None:
+    """Print the JSON Schema of an event or a prediction, made from the classes."""
+    from stream_app.schemas import json_schema
+
+    if what not in ("event", "prediction"):
+        raise typer.BadParameter("there are schemas of event and prediction")
+    _print_json(json_schema(what))
+
+
+@app.command()
+def settings() -> None:
+    """Print the settings in force, secrets redacted."""
+    _print_json(_settings().model_dump(mode="json"))
+
+
+def _settings() -> Settings:
+    with _one_line(ValueError):
+        return Settings()
+
+
+def _behaviors() -> behavior_files.Behaviors:
+    with _one_line(behavior_files.BehaviorError):
+        return behavior_files.load(_settings().behaviors)
+
+
+def _read(paths: list[Path], format_: str, mapping: Path | None) -> EventLog:
+    from stream_app.event_logs import read_log
+
+    log = read_log(paths, format=format_, behaviors=_behaviors(), mapping=mapping, latest_ms=int(time() * 1000))
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in log.report.dropped.items())
+    notes.print(f"{log.report.format}: {log.report.events:,} events" + (f"; left out: {dropped}" if dropped else ""))
+    return log
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise typer.BadParameter("--speed is a positive number, or max")
+    return speed
+
+
+@contextmanager
+def _one_line(*expected: type[Exception]) -> Iterator[None]:
+    """What is expected to go wrong becomes one line and exit code 2."""
+    try:
+        yield
+    except expected as error:
+        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        print(f"nextmove: {' '.join(text.split())}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+def _override(**options: object) -> None:
+    """An option of the command line is worth more than the environment."""
+    for name, value in options.items():
+        if value is not None:
+            os.environ[f"NEXTMOVE_{name.upper()}"] = str(value)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def main() -> None:
+    """The program `nextmove`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""The pipeline as the settings want it, for the worker and for the inline replay."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from model.artifact import ArtifactError
+from model.engine import Engine
+from stream_app.behaviors import Behaviors
+from stream_app.events import EventDecoder
+from stream_app.pipeline import HistoryCache, Pipeline, Predictor
+from stream_app.settings import Settings
+
+
+def load_engine(settings: Settings) -> Engine:
+    """The model that the settings name, on its device. Raises ArtifactError."""
+    if settings.model is None:
+        raise ArtifactError("no model: pass --model DIR or set NEXTMOVE_MODEL; `nextmove train` makes one")
+    threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
+    return Engine.load(settings.model, settings.device, settings.top_k, threads)
+
+
+def new_pipeline(
+    predictor: Predictor,
+    settings: Settings,
+    behaviors: Behaviors,
+    load: Callable[[bytes], bytes | None] = lambda _: None,
+) -> Pipeline:
+    """A pipeline around `predictor`; `load` reads stored histories by user id, and by default there are none."""
+    decoder = EventDecoder(
+        behaviors, max_bytes=settings.max_event_bytes, max_future_ms=int(settings.max_future_s * 1000)
+    )
+    return Pipeline(
+        predictor,
+        decoder,
+        HistoryCache(load, settings.cached_users),
+        source=f"nextmove/{settings.app_id}",
+        margin=settings.chunk_records_per_user,
+        lateness_ms=int(settings.lateness_s * 1000),
+    )
