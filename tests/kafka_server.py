@@ -62,7 +62,11 @@ class KafkaServer:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> Self:
-        """Start the broker and wait until it answers; on the same port as the last time."""
+        """Start the broker and wait until it answers; on the same port as the last time.
+
+        After `kill()` this takes about 8 s, of which Kafka waits 4 s for its former self's session to end. Partitions
+        have leaders, and groups their coordinators, a moment after the first answer: clients retry, as they should.
+        """
         if self.is_running:
             raise KafkaServerError(f"Kafka already runs at {self.bootstrap}")
         self._reap()

@@ -285,6 +285,8 @@ def _wait_for_end(broker: "subprocess.Popen[bytes]", log: Path, *, watch_stdin: 
                 broker.wait(1.0)
         elif select.select([sys.stdin], [], [], POLL_S)[0] and not os.read(sys.stdin.fileno(), 4096):
             return
+    if broker.returncode < 0:
+        raise StartError(f"Kafka was ended by {signal.Signals(-broker.returncode).name} (log: {log})")
     raise StartError(f"Kafka ended with exit code {broker.returncode}: {_last_line(log)} (log: {log})")
 
 

@@ -1,7 +1,9 @@
 """What integration tests share: one real Kafka for the whole run, and topic names of one's own."""
 
+import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +24,13 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
 def topic_prefix() -> str:
     """Starts the names of a test's topics and groups: the broker is shared, and remembers."""
     return f"{uuid.uuid4().hex[:8]}-"
+
+
+@pytest.fixture(scope="session")
+def taobao() -> Path:
+    """A real log: eight days of 815 users of a shop. Not part of the project; where CI is set it must be there."""
+    path = Path(__file__).parents[3] / "shared" / "data" / "taobao" / "users_815.csv.gz"
+    if not path.exists():
+        assert not os.environ.get("CI"), f"{path} is missing"
+        pytest.skip(f"no log at {path}")
+    return path
