@@ -17,7 +17,7 @@ OWN = ("kafka_dlt-", "dlq-")  # prefixes of the headers that this module writes
 
 def dead_letter(record: Record, rejected: Rejected) -> Message:
     """The dead letter for `record`; its attempt is one more than that of the record, if it was sent again before."""
-    attempt = int(next((value for name, value in record.headers if name == ATTEMPT), b"0")) + 1
+    attempt = _attempts_before(record) + 1
     headers = [
         *((name, value) for name, value in record.headers if not name.startswith(OWN)),
         ("kafka_dlt-original-topic", record.topic.encode()),
@@ -35,3 +35,9 @@ def without_value(letter: Message) -> Message:
     """`letter` for a topic that refuses its size: the original stays where its headers point."""
     size = str(len(letter.value or b"")).encode()
     return Message(letter.key, None, [*letter.headers, (OMITTED, size)])
+
+
+def _attempts_before(record: Record) -> int:
+    """Anybody may write headers: what is no small number there counts as none."""
+    written = next((value for name, value in record.headers if name == ATTEMPT), None) or b""
+    return int(written) if written.isdigit() and len(written) < 10 else 0
