@@ -1,6 +1,7 @@
 """What integration tests share: one real Kafka for the whole run, and topic names of one's own."""
 
 import os
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,14 @@ from tests.kafka_server import KafkaServer, require_kafka
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A running Apache Kafka. A test that kills it starts it again, whatever happens."""
+    """A running Apache Kafka. A test that kills it starts it again, whatever happens.
+
+    The variable KAFKA_VERSION chooses another version than `deploy/kafka/pom.xml` names.
+    """
     reason = require_kafka()
     if reason is not None:
         pytest.skip(reason)
-    with KafkaServer(tmp_path_factory.mktemp("kafka")) as server:
+    with KafkaServer(tmp_path_factory.mktemp("kafka"), os.environ.get("KAFKA_VERSION")) as server:
         yield server
 
 

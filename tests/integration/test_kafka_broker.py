@@ -18,7 +18,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 
 from stream_app import topics
 from stream_app.topics import TopicError, TopicPlan
-from tests.kafka_server import KafkaServer
+from tests.kafka_server import KafkaServer, KafkaServerError, require_kafka
 
 pytestmark = pytest.mark.kafka
 
@@ -119,9 +119,10 @@ def test_records_commits_and_the_address_survive_a_kill(kafka: KafkaServer, topi
 
     async def after() -> int:
         async with _consumer(kafka.bootstrap, group) as consumer, asyncio.timeout(30):
-            # aiokafka 0.14 takes "the coordinator is still loading" for "nothing is committed": ask until it has loaded.
-            while (committed := await consumer.committed(partition)) is None:
-                await asyncio.sleep(0.1)
+            committed = None
+            while committed is None:  # aiokafka 0.14 takes "the coordinator still loads" for "nothing is committed"
+                await asyncio.sleep(0.05)
+                committed = await consumer.committed(partition)
             return int(committed)
 
     asyncio.run(before())
@@ -158,7 +159,7 @@ def test_the_broker_ends_with_the_tests(kafka: KafkaServer, tmp_path: Path) -> N
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {str(START.parents[2])!r})
-from tests.kafka_server import KafkaServer
+from tests.kafka_server import KafkaServer, KafkaServerError, require_kafka
 print(KafkaServer(Path({str(tmp_path)!r})).start().bootstrap, flush=True)
 time.sleep(600)
 """
@@ -171,6 +172,24 @@ time.sleep(600)
     while _answers(address):  # nobody's child any more: it can only be polled
         assert time.monotonic() < limit
         time.sleep(0.1)
+
+
+def test_without_java_the_start_script_says_so_in_one_line(tmp_path: Path) -> None:
+    environment = {"PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, START], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "Apache Kafka needs Java 17 or newer: no `java` was found\n"
+
+
+def test_without_java_tests_are_skipped_but_not_in_ci(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    reason = require_kafka.__wrapped__()  # past its cache
+    assert reason == "Apache Kafka needs Java 17 or newer: no `java` was found"
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(KafkaServerError, match="no `java` was found"):
+        require_kafka.__wrapped__()
 
 
 def _plans(prefix: str) -> list[TopicPlan]:

@@ -1,0 +1,119 @@
+"""NextMove's programs as a user runs them: the command line, and a worker in a process of its own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+READY_LIMIT_S = 120.0
+NEXTMOVE = (sys.executable, "-m", "stream_app.cli")
+
+
+def nextmove(*arguments: str, timeout_s: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end; settings as keyword arguments, `broker="…"` for NEXTMOVE_BROKER."""
+    return subprocess.run(
+        [*NEXTMOVE, *arguments], capture_output=True, text=True, timeout=timeout_s, env=_environment(environment)
+    )
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class WorkerProcess:
+    """`nextmove worker` in a process of its own, its output kept in `log_path`."""
+
+    def __init__(self, log_path: Path, **environment: str) -> None:
+        self.log_path = log_path
+        self.port = free_port()
+        self._environment = {"web_port": str(self.port), "session_timeout_s": "6", **environment}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """Start, and wait until it is ready."""
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*NEXTMOVE, "worker"], env=_environment(self._environment), stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + READY_LIMIT_S
+        while not self.ready():
+            assert self._process.poll() is None, f"the worker ended: {self.log()[-2000:]}"
+            assert time.monotonic() < deadline, f"the worker was never ready: {self.log()[-2000:]}"
+            time.sleep(0.1)
+        return self
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self, timeout_s: float = 45) -> int:
+        """Ask it to end; its exit code."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(timeout_s)
+        finally:
+            if self._process.poll() is None:
+                self.kill()
+
+    def wait(self, timeout_s: float = 60) -> int:
+        """Its exit code, once it ends by itself."""
+        assert self._process is not None
+        return self._process.wait(timeout_s)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def ready(self) -> bool:
+        """What /readyz says."""
+        return self.get("/readyz")[0] == 200
+
+    def get(self, page: str) -> tuple[int, str]:
+        """Status and body of a page; 0 if nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{page}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def log(self) -> str:
+        """All that it has written."""
+        return self.log_path.read_text(errors="replace")
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def _environment(given: Mapping[str, str]) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("NEXTMOVE_")}
+    return {**clean, "PYTHONWARNINGS": "default", **{f"NEXTMOVE_{name.upper()}": value for name, value in given.items()}}
