@@ -1,7 +1,6 @@
 """What integration tests share: one real Kafka for the whole run, and topic names of one's own."""
 
 import os
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
