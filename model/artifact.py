@@ -16,6 +16,8 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -158,7 +160,8 @@ def version_of(manifest: Manifest) -> str:
 
 
 def _write(beside: Path, artifact: Artifact) -> Manifest:
-    artifact.model.save_pretrained(beside)
+    with _no_bars():
+        artifact.model.save_pretrained(beside)
     (beside / "vocabulary.json").write_text(artifact.vocabulary.to_json())
     (beside / CARD).write_text(card(artifact.manifest))
     files = {name: _sha256(beside / name) for name in (*CONTENT, CARD)}
@@ -174,15 +177,15 @@ def _rename(beside: Path, directory: Path) -> None:
     """Into place in one step; an older artefact steps aside first, since a rename replaces no full directory."""
     if directory.exists():
         aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
-        os.rename(directory, aside)  # an empty directory is replaced
+        directory.rename(aside)  # an empty directory is replaced
         try:
-            os.rename(beside, directory)
+            beside.rename(directory)
         except OSError:
-            os.rename(aside, directory)
+            aside.rename(directory)
             raise
         shutil.rmtree(aside, ignore_errors=True)
     else:
-        os.rename(beside, directory)
+        beside.rename(directory)
     _sync(directory.parent)
 
 
@@ -207,19 +210,28 @@ def _check_file(path: Path, expected: str) -> None:
 
 
 def _load_model(directory: Path, vocabulary: Vocabulary) -> NextMoveModel:
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        config = NextMoveConfig.from_pretrained(directory)
-        expected = (vocabulary.items.rows, vocabulary.categories.rows, vocabulary.behaviors.rows)
-        if (config.item_rows, config.category_rows, config.behavior_rows) != expected:
-            raise ArtifactError(f"{directory}: config.json and vocabulary.json do not belong together")
-        return NextMoveModel.from_pretrained(directory, config=config, local_files_only=True).eval()
+        with _no_bars():
+            config = NextMoveConfig.from_pretrained(directory)
+            expected = (vocabulary.items.rows, vocabulary.categories.rows, vocabulary.behaviors.rows)
+            if (config.item_rows, config.category_rows, config.behavior_rows) != expected:
+                raise ArtifactError(f"{directory}: config.json and vocabulary.json do not belong together")
+            model: NextMoveModel = NextMoveModel.from_pretrained(directory, config=config, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ArtifactError(f"{directory}: the weights cannot be read: {str(error).splitlines()[0]}") from error
+    return model
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' own progress bars."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    try:
+        yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # likewise
 
 
 def card(manifest: Manifest) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
 QUANTILES = (0.1, 0.5, 0.9)  # of the time to the next event
 
 
-class NextMoveConfig(PreTrainedConfig):
+class NextMoveConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     """Sizes of the network. Rows count special rows, see `model.vocabulary`."""
 
     model_type: ClassVar[str] = "nextmove"
@@ -30,7 +30,7 @@ class NextMoveConfig(PreTrainedConfig):
 
 
 # One dial: the preset decides width, depth and learning rate together.
-PRESETS: dict[str, dict[str, float]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "small": {"width": 64, "layers": 2, "heads": 2, "dropout": 0.2},
     "base": {"width": 128, "layers": 2, "heads": 4, "dropout": 0.2},
     "large": {"width": 256, "layers": 4, "heads": 8, "dropout": 0.3},

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model import artifact
 from model.artifact import Artifact, ArtifactError
-from model.features import NO_IDENTITY, Batch, Columns, Ints, encode, pad
+from model.features import Batch, Columns, encode, pad
 from model.forecast import Forecast, difference
 from model.network import Heads, Mixture, NextMoveModel
 from model.topk import top_k
@@ -64,10 +64,9 @@ class Engine:
         self.top_k = top_k
         self.vocabulary: Vocabulary = parts.vocabulary
         self._model: NextMoveModel = parts.model.to(self.device).eval()  # type: ignore[arg-type]  # a str is a device
-        self._items = self._table(*self._model.item_table(), self.vocabulary.items, self.vocabulary.item_counts)
-        self._categories = self._table(
-            *self._model.category_table(), self.vocabulary.categories, self.vocabulary.category_counts
-        )
+        names = self.vocabulary
+        self._items = table(self._model.item_table(), names.items, names.item_counts)
+        self._categories = table(self._model.category_table(), names.categories, names.category_counts)
         self._widths = sorted({width for width in (4, 8, 16, 32, 64, 128, 256) if width < self.window.events})
 
     @classmethod
@@ -89,9 +88,9 @@ class Engine:
                 f"model {self.version} does not reproduce its golden answers on {self.device}: off by {worst:.2g}"
             )
 
-    def predict(self, windows: Sequence[Window]) -> list[Forecast]:
+    def predict(self, windows: Sequence[Window], top_k: int | None = None) -> list[Forecast]:
         """One forecast per window, in order. Longer windows than the rule are cut; an empty one is a ValueError."""
-        return self._answer(windows, self.top_k)
+        return self._answer(windows, top_k or self.top_k)
 
     @torch.inference_mode()
     def _answer(self, windows: Sequence[Window], k: int) -> list[Forecast]:
@@ -156,14 +155,8 @@ class Engine:
         steps = torch.arange(1, same.shape[2] + 1, device=same.device)
         last = (same * steps).amax(-1)  # [B, k] 1 + last position with the item, 0 if none
         state = torch.where(last > 0, batch.behavior_rows.gather(1, (last - 1).clamp(min=0)), 0)
-        logits = heads.behaviors + self._model.behavior_with_item(state)  # [B, k, behaviours]
+        logits: Tensor = heads.behaviors + self._model.behavior_with_item(state)  # [B, k, behaviours]
         return logits.argmax(-1)
-
-    def _table(self, vectors: Tensor, bias: Tensor, catalogue: Catalogue, counts: Sequence[int]) -> Table:
-        seen = torch.tensor([0, *counts], dtype=torch.float32, device=self.device)
-        return Table(
-            vectors.detach().t().contiguous(), bias.detach().clone(), seen / seen.sum().clamp(min=1), catalogue
-        )
 
 
 def choose_device(device: str) -> str:
@@ -175,14 +168,21 @@ def choose_device(device: str) -> str:
     return device
 
 
-def choose(mixture: Mixture, ids: Tensor, table: Table, unknown: Tensor | None, k: int) -> Chosen:
+def table(scoring: tuple[Tensor, Tensor], catalogue: Catalogue, counts: Sequence[int]) -> Table:
+    """A catalogue's output vectors [N + 1, D] and biases [N + 1], laid out for scoring."""
+    vectors, bias = scoring
+    seen = torch.tensor([0, *counts], dtype=torch.float32, device=vectors.device)
+    return Table(vectors.detach().t().contiguous(), bias.detach().clone(), seen / seen.sum().clamp(min=1), catalogue)
+
+
+def choose(mixture: Mixture, ids: Tensor, against: Table, unknown: Tensor | None, k: int) -> Chosen:
     """The k most likely of (catalogue ∪ window); where `unknown` [B], popularity stands in for the softmax."""
-    rows, first = table.catalogue.rows, table.catalogue.first
-    logits = torch.addmm(table.bias, mixture.query[:, 0], table.vectors)  # [B, N + 1]
+    rows, first = against.catalogue.rows, against.catalogue.first
+    logits = torch.addmm(against.bias, mixture.query[:, 0], against.vectors)  # [B, N + 1]
     share = mixture.log_catalogue.exp()  # [B, 1]
     scores = logits.softmax(-1).mul_(share)
     if unknown is not None:
-        scores[unknown] = table.popularity * share[unknown]
+        scores[unknown] = against.popularity * share[unknown]
     scores[:, 0] = 0  # "none of these" has no name
     copied = (mixture.log_copy + mixture.pointer[:, 0]).exp()  # [B, L]; 0 where no candidate
     known = (ids >= first) & (ids < rows)

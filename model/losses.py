@@ -6,6 +6,7 @@ P learning positions out of B × L, N catalogue size.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from model.config import QUANTILES
 from model.features import Batch
 from model.network import FAR, Heads, Mixture, NextMoveModel
 
-CHUNK = 1 << 26  # logits held at once
+CELLS = 1 << 21  # logits held at once: 8 MB, which the allocator keeps and the cache half holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +83,51 @@ def mixture_loss(
 
 
 def catalogue_log_probability(query: Tensor, vectors: Tensor, bias: Tensor, classes: Tensor) -> Tensor:
-    """log softmax at one class per row, [P]; the matrix product in bfloat16, which is several times faster."""
-    parts = []
-    size = max(1, CHUNK // len(bias))
-    for some, some_classes in zip(query.split(size), classes.split(size), strict=True):
-        logits = (some.bfloat16() @ vectors.bfloat16().t()).float() + bias  # [p, N + 1]
-        parts.append(-F.cross_entropy(logits, some_classes, reduction="none"))
-    return torch.cat(parts) if parts else query.new_zeros(0)
+    """Log softmax at one class per row, [P]; query [P, D], vectors [N + 1, D], bias [N + 1], classes [P]."""
+    result: Tensor = _LogSoftmaxAt.apply(query, vectors, bias, classes)
+    return result
+
+
+class _LogSoftmaxAt(torch.autograd.Function):
+    """The full softmax in blocks of rows that stay in cache, computed again on the way back instead of kept.
+
+    Matrix products are in bfloat16, which is several times faster; sums and the softmax are in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, vectors: Tensor, bias: Tensor, classes: Tensor) -> Tensor:
+        table = vectors.bfloat16()
+        normaliser, chosen = query.new_empty(len(query)), query.new_empty(len(query))
+        for part in _blocks(len(query), len(bias)):
+            logits = _logits(query[part], table, bias)  # [p, N + 1]
+            normaliser[part] = logits.logsumexp(-1)
+            chosen[part] = logits.gather(1, classes[part, None]).squeeze(1)
+        ctx.save_for_backward(query, vectors, bias, classes, normaliser)
+        return chosen - normaliser
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, vectors, bias, classes, normaliser = ctx.saved_tensors
+        table = vectors.bfloat16()
+        to_query, to_vectors, to_bias = torch.empty_like(query), torch.zeros_like(vectors), torch.zeros_like(bias)
+        for part in _blocks(len(query), len(bias)):
+            slope = _logits(query[part], table, bias).sub_(normaliser[part, None]).exp_()  # [p, N + 1] probabilities
+            slope.mul_(-grad[part, None])
+            slope.scatter_add_(1, classes[part, None], grad[part, None])
+            to_bias += slope.sum(0)
+            narrow = slope.bfloat16()
+            to_query[part] = (narrow @ table).float()
+            to_vectors += narrow.t() @ query[part].bfloat16()
+        return to_query, to_vectors, to_bias, None
+
+
+def _logits(query: Tensor, table: Tensor, bias: Tensor) -> Tensor:
+    return (query.bfloat16() @ table.t()).float().add_(bias)
+
+
+def _blocks(rows: int, columns: int) -> list[slice]:
+    size = max(1, CELLS // columns)
+    return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
 
 
 def with_item_loss(model: NextMoveModel, heads: Heads, batch: Batch, labels: Labels) -> tuple[Tensor, int]:

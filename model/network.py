@@ -97,12 +97,13 @@ class Block(nn.Module):
             self.split(value),
             attn_mask=self.bias(relations, asked_at, steps, at),  # [B, H, T, L]
         )
-        y = (x if at is None else pick(x, at)) + self.dropout(self.mix(mixed.transpose(1, 2).flatten(2)))
-        return y + self.dropout(self.narrow(F.gelu(self.widen(self.feed_norm(y)))))  # type: ignore[no-any-return]
+        y: Tensor = (x if at is None else pick(x, at)) + self.dropout(self.mix(mixed.transpose(1, 2).flatten(2)))
+        fed: Tensor = self.dropout(self.narrow(F.gelu(self.widen(self.feed_norm(y)))))
+        return y + fed
 
     def split(self, x: Tensor) -> Tensor:
         """[B, T, D] → [B, H, T, D/H]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
     def bias(self, relations: Relations, asked_at: Tensor, steps: Tensor, at: Tensor | None) -> Tensor:
         """Causal mask plus what the relations add, [B, H, T, L]."""
@@ -143,7 +144,7 @@ class Pointer(nn.Module):
         return torch.log_softmax(logits, dim=-1).masked_fill(~candidate, FAR)
 
 
-class NextMoveModel(PreTrainedModel):
+class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     """Windows in, `Heads` out; see the module's docstring."""
 
     config_class = NextMoveConfig
@@ -179,7 +180,7 @@ class NextMoveModel(PreTrainedModel):
         self.time_head = nn.Linear(width, len(QUANTILES))
         self.item_categories: Tensor
         self.register_buffer("item_categories", torch.ones(config.item_rows, dtype=torch.int64))  # category rows
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

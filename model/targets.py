@@ -55,7 +55,7 @@ def targets(users: Ints, times_ms: Ints, is_goal: Bools, horizons: Horizons, obs
 
 
 def _time_to_next_goal(users: Ints, times_ms: Ints, is_goal: Bools) -> Ints:
-    """ms from each event to the user's next goal event, the event itself not counted; huge where there is none."""
+    """Time in ms from each event to the user's next goal event, the event itself not counted; huge where there is none."""
     total = len(users)
     where = np.where(is_goal, np.arange(total), total)
     at_or_after = np.minimum.accumulate(where[::-1])[::-1]  # [N] index of the first goal event at or after

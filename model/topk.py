@@ -22,7 +22,7 @@ def top_k(scores: Tensor, k: int, block: int = BLOCK) -> tuple[Tensor, Tensor]:
     blocks = columns // block
     if blocks <= 2 * k:
         return _ordered(*scores.topk(k, dim=1))
-    body = scores[:, : blocks * block].unflatten(1, (blocks, block))  # [B, blocks, block]
+    body = scores[:, : blocks * block].reshape(rows, blocks, block)  # [B, blocks, block]
     best = body.amax(-1).topk(k, dim=1).indices  # [B, k]
     inside = body.gather(1, best[:, :, None].expand(rows, k, block)).flatten(1)  # [B, k · block]
     offsets = torch.arange(block, device=scores.device)

@@ -1,0 +1,134 @@
+"""A table of events → everything that the steps of training need, computed once.
+
+The vocabulary comes from the events that are learned from, never from those that validate. An event counts as a known
+item's only if the item would be known without that very event: otherwise the network would learn that what comes next
+is nearly always in the catalogue, which is true of no event that comes later.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.features import NO_IDENTITY, Columns, Ints, encode
+from model.losses import Labels
+from model.sequences import Sequences
+from model.targets import Horizons, Targets, targets
+from model.vocabulary import FIRST_BUCKET, Vocabulary, build
+from model.window import DAY_MS, WindowRule
+
+Bools = npt.NDArray[np.bool_]
+
+MIN_REPEATED = 200  # with fewer items than this seen twice, items seen once are kept as well
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """N events; the first `learn_until` of the log are learned from, the rest validates."""
+
+    data: Sequences
+    columns: Columns
+    vocabulary: Vocabulary
+    item_rows: Ints  # [N] the item's row as something to predict
+    category_rows: Ints  # [N] likewise
+    learned: Targets  # labels as known at the end of the learning part
+    checked: Targets  # labels as known at the end of the log
+    learn_until: int  # place in the log
+    rule: WindowRule
+    horizons: Horizons
+
+    def learning(self) -> Bools:
+        """Events whose next event may be learned from, [N]."""
+        following = self.learned.next
+        return np.asarray((following >= 0) & (self.data.order[following] < self.learn_until))
+
+    def checking(self) -> Ints:
+        """Events that validate: their next event, or they themselves, lie behind the learning part."""
+        following = self.learned.next
+        last = (following >= 0) & (self.data.order[following] >= self.learn_until)
+        return np.flatnonzero(last | (self.data.order >= self.learn_until))
+
+
+def prepare(
+    data: Sequences, learn_until: int, behaviors: Sequence[str], goal: str, rule: WindowRule, horizons: Horizons
+) -> Material:
+    """Counts, encodes and labels; raises VocabularyError."""
+    inside = data.order < learn_until
+    vocabulary, least = build_vocabulary(data, inside, behaviors, goal)
+    columns = encode(data.whole(), vocabulary)
+    is_goal = np.fromiter((name == goal for name in data.behaviors), np.bool_, len(data))
+    ends = int(data.times_ms[inside].max()), int(data.times_ms.max())
+    learned, checked = (targets(data.users, data.times_ms, is_goal, horizons, end) for end in ends)
+    return Material(
+        data=data,
+        columns=columns,
+        vocabulary=vocabulary,
+        item_rows=without_itself(columns.item_rows, vocabulary.items.first, vocabulary.item_counts, inside, least),
+        category_rows=without_itself(
+            columns.category_rows, vocabulary.categories.first, vocabulary.category_counts, inside, 1
+        ),
+        learned=learned,
+        checked=checked,
+        learn_until=learn_until,
+        rule=rule,
+        horizons=horizons,
+    )
+
+
+def build_vocabulary(
+    data: Sequences, inside: Bools, behaviors: Sequence[str], goal: str
+) -> tuple[Vocabulary, int]:
+    """Names of the events `inside` [N], and how often an item must have been seen to be among them."""
+    kept = np.flatnonzero(inside).tolist()
+    items = Counter(item for item in map(data.items.__getitem__, kept) if item is not None)
+    categories = Counter(name for name in map(data.categories.__getitem__, kept) if name is not None)
+    pairs = ((data.items[at], data.categories[at]) for at in kept)
+    item_category = {item: name for item, name in pairs if item is not None and name is not None}
+    repeated = sum(count >= 2 for count in items.values())
+    least = 2 if repeated >= MIN_REPEATED else 1
+    return build(items, categories, item_category, behaviors, goal, min_item_count=least), least
+
+
+def without_itself(rows: Ints, first: int, counts: Sequence[int], inside: Bools, least: int) -> Ints:
+    """Rows of names, an unknown row where the name is known only because of this event, [N]."""
+    seen = np.concatenate((np.zeros(first, np.int64), np.asarray(counts, np.int64)))[rows]
+    return np.where(inside & (rows >= first) & (seen - 1 < least), FIRST_BUCKET, rows)
+
+
+def default_horizons(times_ms: Ints) -> Horizons:
+    """A day for the goal and three for churn; less where the log is too short to show enough of both answers."""
+    times = np.sort(times_ms)
+    span = int(times[-1] - times[len(times) // 100])  # a log may begin with a few stray events
+    return Horizons(goal_ms=min(DAY_MS, max(1000, span // 5)), churn_ms=min(3 * DAY_MS, max(1000, span // 5)))
+
+
+def make_labels(material: Material, index: Ints, learns: Bools, next_counts: Bools, ahead: Targets) -> Labels:
+    """Labels of the events at `index` [B, T] where `learns`; what comes next only where `next_counts` [N] says so."""
+    index = np.minimum(index, len(material.data) - 1)
+    following = ahead.next[index]
+    counts = learns & (following >= 0) & next_counts[index]
+    columns = material.columns
+
+    def of_next(column: Ints) -> Tensor:
+        return torch.from_numpy(np.where(counts, column[following], NO_IDENTITY))
+
+    def answer(value: Bools, known: Bools) -> Tensor:
+        return torch.from_numpy(np.where(learns & known[index], value[index], -1).astype(np.float32))
+
+    seconds = np.log1p(ahead.gap_ms[index] / 1000).astype(np.float32)
+    return Labels(
+        item_ids=of_next(columns.item_ids),
+        item_rows=of_next(material.item_rows),
+        category_ids=of_next(columns.category_ids),
+        category_rows=of_next(material.category_rows),
+        behavior_rows=of_next(columns.behavior_rows),
+        log_seconds=torch.from_numpy(np.where(counts, seconds, np.float32(-1))),
+        goal=answer(ahead.goal, ahead.goal_known),
+        churn=answer(ahead.churn, ahead.churn_known),
+    )
