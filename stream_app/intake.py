@@ -5,7 +5,7 @@ before that, and may yield one *carrier* for many of them: its value is the list
 last. To Faust the carrier is one message, and the offsets before it a gap that is committed together with it.
 
 A chunk is cut so that a crash can always be repaired exactly (see `history.py`): it holds at most `per_user` records of
-one key, and an erasure stands alone. The agent commits a chunk before the next one of the partition becomes durable.
+one user, and an erasure stands alone. The agent commits a chunk before the next one of the partition becomes durable.
 """
 
 from __future__ import annotations
@@ -80,19 +80,23 @@ class ChunkScheduler(DefaultSchedulingStrategy):
 def chunks(records: Sequence[Record], limits: ChunkLimits) -> Iterator[list[Record]]:
     """Cut the records of one partition, in offset order, into chunks within `limits`."""
     chunk: list[Record] = []
-    users: Counter[bytes | None] = Counter()
-    size = 0
+    users: Counter[bytes] = Counter()
+    anybodys = size = 0  # records without a key may be of any user
     for record in records:
         erases = record.value is None
         size += len(record.value or b"") + len(record.key or b"")
-        full = len(chunk) >= limits.records or size > limits.bytes or users[record.key] >= limits.per_user
+        of_user = anybodys + (max(users.values(), default=0) if record.key is None else users[record.key])
+        full = len(chunk) >= limits.records or size > limits.bytes or of_user >= limits.per_user
         if chunk and (full or erases):
             yield chunk
-            chunk, users, size = [], Counter(), len(record.value or b"") + len(record.key or b"")
+            chunk, users, anybodys, size = [], Counter(), 0, len(record.value or b"") + len(record.key or b"")
         chunk.append(record)
-        users[record.key] += 1
+        if record.key is None:
+            anybodys += 1
+        else:
+            users[record.key] += 1
         if erases:
             yield chunk
-            chunk, users, size = [], Counter(), 0
+            chunk, users, anybodys, size = [], Counter(), 0, 0
     if chunk:
         yield chunk

@@ -7,6 +7,7 @@ messages go differs. Knows nothing of Faust, of torch or of clocks; a model is w
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -189,7 +190,7 @@ class Pipeline:
         for request, forecast in zip(batch.requests, forecasts, strict=True):
             if request.outcome is not Outcome.FOLDED or isinstance(forecast, Rejected):
                 continue  # a record that came again was scored the first time
-            self.scores.observe(request.event, request.window.items[:-1])
+            self.scores.observe(request.event, _items_before(request))
             expectation = Expectation(
                 items=tuple(item for item, _, _ in forecast.next_items),
                 categories=tuple(category for category, _ in forecast.next_categories),
@@ -262,6 +263,12 @@ class Pipeline:
             raise EngineFailed("the model fails on every window, the plainest one included")
 
 
+def _items_before(request: Request) -> Sequence[str | None]:
+    """What the window holds from before the event itself, which is not the newest one if it came late."""
+    position = bisect_right(request.window.times_ms, request.event.time_ms) - 1
+    return request.window.items[: max(position, 0)]
+
+
 def _id(record: Record) -> str:
     return prediction_id(record.topic, record.partition, record.offset)
 
@@ -271,7 +278,7 @@ def _isolate(
 ) -> list[Forecast | Rejected]:
     """Predict; where that fails, halve until the windows that fail stand alone."""
     try:
-        return [_finite(forecast) for forecast in predict(windows)]
+        return [_finite(forecast) for _, forecast in zip(windows, predict(windows), strict=True)]
     except Exception as error:  # noqa: BLE001  # whatever a model raises is the model's, never the stream's
         if len(windows) == 1:
             return [Rejected(Reason.INFERENCE, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")]
@@ -280,7 +287,8 @@ def _isolate(
 
 
 def _finite(forecast: Forecast) -> Forecast | Rejected:
-    numbers = sum(forecast.next_behaviors) + sum(p for _, p, _ in forecast.next_items) + sum(forecast.time_to_next_s)
+    listed = sum(p for _, p, _ in forecast.next_items) + sum(p for _, p in forecast.next_categories)
+    numbers = sum(forecast.next_behaviors) + listed + sum(forecast.time_to_next_s)
     if math.isfinite(numbers + forecast.purchase_probability + forecast.churn_probability):
         return forecast
     return Rejected(Reason.INFERENCE, "the model answered with numbers that are not finite")

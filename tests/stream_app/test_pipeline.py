@@ -1,0 +1,587 @@
+"""The steps of a batch, with a predictor whose answer shows all it was asked: what may fail alone fails alone,
+and a record that comes again is answered as the first time, wherever a crash fell.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.forecast import Forecast
+from model.window import Window, WindowRule
+from stream_app import behaviors, predictions
+from stream_app import history as histories
+from stream_app.events import Event, EventDecoder, Reason, Rejected
+from stream_app.history import History, HistoryRule, Outcome
+from stream_app.intake import ChunkLimits, chunks
+from stream_app.pipeline import Batch, EngineFailed, HistoryCache, Outputs, Pipeline
+from stream_app.predictions import Message, Prediction
+from tests.stream_app.records import NOW_MS, FakeRecord, event_record, json_record
+
+NAMES = ("view", "purchase")
+BEHAVIORS = behaviors.load()
+
+
+def echo(window: Window) -> Forecast:
+    """An answer that differs wherever the window does."""
+    rows = list(zip(*window, strict=True))
+    return Forecast(
+        next_behaviors=[0.75, 0.25],
+        next_items=[(repr(row), 1 / len(rows), None) for row in rows],
+        next_categories=[("c", 0.5)],
+        purchase_probability=0.25,
+        time_to_next_s=(1.0, 2.0, 3.0),
+        churn_probability=0.5,
+        fallback="no_known_items" if window.items[-1] == "unknown" else None,
+    )
+
+
+class Echo:
+    """Answers with the window; fails on any batch with a window that ends with the item "boom"."""
+
+    version = "echo-1"
+    behaviors = NAMES
+
+    def __init__(self, window: WindowRule | None = None, answer: Callable[[Window], Forecast] = echo) -> None:
+        self.window = window or WindowRule(events=3, age_ms=1000)
+        self.answer = answer
+        self.calls: list[int] = []
+
+    def predict(self, windows: Sequence[Window]) -> list[Forecast]:
+        self.calls.append(len(windows))
+        if any(window.items[-1] == "boom" for window in windows):
+            raise RuntimeError("out of\nmemory")
+        return [self.answer(window) for window in windows]
+
+
+Table = dict[bytes, bytes]
+
+
+def pipeline(table: Table | None = None, predictor: Any = None, **options: Any) -> Pipeline:
+    cache = HistoryCache((table if table is not None else {}).get, options.pop("capacity", 1000))
+    options = {"margin": 4, "lateness_ms": 500, **options}
+    return Pipeline(predictor or Echo(), EventDecoder(BEHAVIORS), cache, source="test", **options)
+
+
+def run(pipeline: Pipeline, records: Iterable[FakeRecord]) -> tuple[Batch, Outputs]:
+    """The steps, in the order in which the worker and the replay take them."""
+    events, batch = pipeline.decode(records)
+    pipeline.fold(events, batch)
+    forecasts = pipeline.infer(batch.windows)
+    pipeline.score(batch, forecasts)
+    return batch, pipeline.conclude(batch, forecasts)
+
+
+def apply(table: Table, outputs: Outputs) -> None:
+    for user, state in outputs.states:
+        if state is None:
+            table.pop(user, None)
+        else:
+            table[user] = state
+
+
+def read(message: Message) -> Prediction:
+    return msgspec.json.decode(message.value or b"", type=Prediction)
+
+
+def place_of(letter: Message) -> int:
+    return int.from_bytes(dict(letter.headers)["kafka_dlt-original-offset"], "big")
+
+
+def reasons(outputs: Outputs) -> dict[int, Reason]:
+    return {place_of(letter): reason for letter, reason in outputs.dead_letters}
+
+
+def windows(items: Iterable[str]) -> list[Window]:
+    return [Window((item,), ("view",), (None,), (n,)) for n, item in enumerate(items)]
+
+
+# One batch
+
+
+def test_a_prediction_says_whom_why_when_and_on_how_much() -> None:
+    steps = pipeline()
+    run(steps, [event_record("u", 6, NOW_MS - 5)])
+    _, outputs = run(steps, [event_record("u", 7, item_id="unknown", event_id="e7")])
+    ((record, message),) = outputs.predictions
+    assert record.offset == 7
+    assert message.key == b"u"
+    assert dict(message.headers)["ce_source"] == b"test"
+    prediction = read(message)
+    rows = [("i", "view", None, NOW_MS - 5), ("unknown", "view", None, NOW_MS)]
+    assert prediction == Prediction(
+        prediction_id="user-events-0-7",
+        user_id="u",
+        event_id="e7",
+        as_of=NOW_MS,
+        next_behaviors={"view": 0.75, "purchase": 0.25},
+        next_items=[predictions.NextItem(repr(row), 1 / 2) for row in rows],
+        next_categories=[predictions.NextCategory("c", 0.5)],
+        purchase_probability=0.25,
+        time_to_next_s=predictions.TimeToNext(1.0, 2.0, 3.0),
+        churn_probability=0.5,
+        model_version="echo-1",
+        history_length=2,
+        fallback="no_known_items",
+    )
+    assert outputs.fallbacks == {"no_known_items": 1}
+
+
+def test_rejects_do_not_stop_a_batch() -> None:
+    records = [
+        event_record("a", 0),
+        FakeRecord(offset=1, value=b"\xff"),
+        event_record("b", 2),
+        json_record({"behavior": "view"}, offset=3),
+        event_record("c", 4, NOW_MS + 10**9),
+        event_record("a", 5),
+    ]
+    batch, outputs = run(pipeline(), records)
+    assert [record.offset for record, _ in outputs.predictions] == [0, 2, 5]
+    assert reasons(outputs) == {1: Reason.UNDECODABLE, 3: Reason.INVALID, 4: Reason.FROM_THE_FUTURE}
+    assert batch.outcomes == {Outcome.FOLDED: 3}
+    assert {user for user, _ in outputs.states} == {b"a", b"b"}
+
+
+def test_an_empty_batch_asks_the_model_nothing() -> None:
+    predictor = Echo()
+    _, outputs = run(pipeline(predictor=predictor), [FakeRecord(value=b"")])
+    assert predictor.calls == []
+    assert (outputs.predictions, outputs.states) == ([], [])
+
+
+def test_all_windows_of_a_batch_go_to_the_model_together() -> None:
+    predictor = Echo()
+    run(pipeline(predictor=predictor), [event_record("u", n, NOW_MS + n) for n in range(4)])
+    assert predictor.calls == [4]
+
+
+def test_each_event_of_a_user_is_answered_as_of_itself() -> None:
+    _, outputs = run(pipeline(), [event_record("u", n, NOW_MS + n, item_id=f"i{n}") for n in range(5)])
+    assert [read(message).history_length for _, message in outputs.predictions] == [1, 2, 3, 3, 3]
+    assert len(outputs.states) == 1
+
+
+# The model fails
+
+
+@given(st.lists(st.sampled_from(["good", "good", "boom"]), max_size=20))
+def test_exactly_the_windows_that_fail_are_rejected(items: list[str]) -> None:
+    asked = windows(items)
+    forecasts = pipeline().infer(asked)
+    for window, forecast in zip(asked, forecasts, strict=True):
+        if window.items[0] == "boom":
+            assert isinstance(forecast, Rejected)
+            assert (forecast.reason, forecast.detail) == (Reason.INFERENCE, "RuntimeError: out of memory")
+        else:
+            assert forecast == echo(window)
+
+
+def test_a_window_that_fails_becomes_a_dead_letter_and_its_event_stays() -> None:
+    steps = pipeline()
+    _, outputs = run(steps, [event_record("u", 0, item_id="boom"), event_record("v", 1)])
+    assert reasons(outputs) == {0: Reason.INFERENCE}
+    assert [record.offset for record, _ in outputs.predictions] == [1]
+    assert {user for user, _ in outputs.states} == {b"u", b"v"}
+    _, outputs = run(steps, [event_record("u", 2, NOW_MS + 1)])
+    assert read(outputs.predictions[0][1]).history_length == 2
+
+
+class Broken(Echo):
+    """Fails on everything."""
+
+    def predict(self, windows: Sequence[Window]) -> list[Forecast]:
+        raise RuntimeError("no device")
+
+
+class Forgetful(Echo):
+    """Returns one answer too few, and for a single window none at all."""
+
+    def predict(self, windows: Sequence[Window]) -> list[Forecast]:
+        return [echo(window) for window in windows][1:]
+
+
+class Uneven(Echo):
+    """Returns too few answers for the first half of four windows and too many for the second."""
+
+    def predict(self, windows: Sequence[Window]) -> list[Forecast]:
+        forecasts = super().predict(windows)
+        if len(windows) == 4:
+            raise RuntimeError
+        if len(windows) == 2:
+            return forecasts[1:] if windows[0].times_ms == (0,) else [forecasts[0], *forecasts]
+        return forecasts
+
+
+@pytest.mark.parametrize("predictor", [Broken(), Forgetful()], ids=["broken", "forgetful"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_model_that_always_fails_blames_no_record(predictor: Any, count: int) -> None:
+    with pytest.raises(EngineFailed):
+        pipeline(predictor=predictor).infer(windows(["good"] * count))
+
+
+def test_no_window_gets_the_answer_to_another() -> None:
+    asked = windows(["good"] * 4)
+    assert pipeline(predictor=Uneven()).infer(asked) == [echo(window) for window in asked]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "field",
+    ["next_behaviors", "next_items", "next_categories", "purchase_probability", "time_to_next_s", "churn_probability"],
+)
+def test_an_answer_that_is_not_finite_is_no_answer(field: str, number: float) -> None:
+    wrong: dict[str, Any] = {
+        "next_behaviors": [number, 0.5],
+        "next_items": [("i", 0.5, None), ("j", number, None)],
+        "next_categories": [("c", number)],
+        "time_to_next_s": (0.0, 1.0, number),
+    }
+
+    def answer(window: Window) -> Forecast:
+        forecast = echo(window)
+        return replace(forecast, **{field: wrong.get(field, number)}) if window.items == ("bad",) else forecast
+
+    asked = windows(["good", "bad", "good"])
+    good, bad, also_good = pipeline(predictor=Echo(answer=answer)).infer(asked)
+    assert isinstance(bad, Rejected)
+    assert bad.reason is Reason.INFERENCE
+    assert (good, also_good) == (echo(asked[0]), echo(asked[2]))
+
+
+def test_a_model_that_answers_nothing_finite_blames_no_record() -> None:
+    nonsense = Echo(answer=lambda window: replace(echo(window), churn_probability=math.nan))
+    with pytest.raises(EngineFailed):
+        pipeline(predictor=nonsense).infer(windows(["good"]))
+
+
+# Records that come again, late or twice
+
+
+def test_a_record_that_comes_again_is_answered_alike_and_its_state_put_again() -> None:
+    table: Table = {}
+    records = [event_record("u", n, NOW_MS + n, item_id=f"i{n}") for n in range(4)]
+    _, first = run(pipeline(table), records)
+    apply(table, first)
+    batch, again = run(pipeline(table), records[1:3])
+    assert batch.outcomes == {Outcome.SEEN: 2}
+    assert [message for _, message in again.predictions] == [message for _, message in first.predictions[1:3]]
+    assert again.states == first.states
+
+
+def test_a_late_event_becomes_a_dead_letter_and_changes_nothing() -> None:
+    table: Table = {}
+    steps = pipeline(table)
+    apply(table, run(steps, [event_record("u", 0)])[1])
+    batch, outputs = run(steps, [event_record("u", 1, NOW_MS - 501)])
+    assert reasons(outputs) == {1: Reason.TOO_LATE}
+    assert (outputs.predictions, outputs.states, batch.outcomes) == ([], [], {Outcome.TOO_LATE: 1})
+
+
+def test_a_repeat_changes_no_history_and_is_still_answered() -> None:
+    steps = pipeline()
+    _, first = run(steps, [event_record("u", 0, event_id="e")])
+    batch, outputs = run(steps, [event_record("u", 1, NOW_MS + 9, event_id="e")])
+    assert batch.outcomes == {Outcome.REPEAT: 1}
+    assert outputs.states == []
+    before, after = read(first.predictions[0][1]), read(outputs.predictions[0][1])
+    assert after.prediction_id == "user-events-0-1"
+    assert (after.next_items, after.history_length) == (before.next_items, 1)
+
+
+def test_the_user_of_another_partition_keeps_the_events() -> None:
+    table: Table = {}
+    apply(table, run(pipeline(table), [event_record("u", 90)])[1])
+    _, outputs = run(pipeline(table), [event_record("u", 3, NOW_MS + 1)._replace(partition=1)])
+    assert read(outputs.predictions[0][1]).history_length == 2
+    assert histories.partition_of(outputs.states[0][1] or b"") == 1
+
+
+# Erasure
+
+
+def test_an_erased_user_starts_anew() -> None:
+    table: Table = {}
+    steps = pipeline(table)
+    apply(table, run(steps, [event_record("u", 0), event_record("v", 1)])[1])
+    batch, outputs = run(steps, [FakeRecord(offset=2, key=b"u")])
+    assert outputs.states == [(b"u", None)]
+    ((record, message),) = outputs.predictions
+    assert (record.offset, message.key, message.value) == (2, b"u", None)
+    assert batch.erasures == [(record, "u")]
+    apply(table, outputs)
+    assert set(table) == {b"v"}
+    for steps_after in (steps, pipeline(table)):
+        _, outputs = run(steps_after, [event_record("u", 3, NOW_MS + 1), event_record("v", 4, NOW_MS + 1)])
+        assert [read(message).history_length for _, message in outputs.predictions] == [1, 2]
+
+
+def test_an_erasure_is_seen_before_the_table_knows() -> None:
+    table: Table = {}
+    steps = pipeline(table)
+    apply(table, run(steps, [event_record("u", 0)])[1])
+    run(steps, [FakeRecord(offset=1, key=b"u")])  # in flight: not applied
+    _, outputs = run(steps, [event_record("u", 2, NOW_MS + 1)])
+    assert read(outputs.predictions[0][1]).history_length == 1
+
+
+def test_an_erased_user_is_not_scored() -> None:
+    steps = pipeline()
+    for records in ([event_record("u", 0)], [FakeRecord(offset=1, key=b"u")], [event_record("u", 2)]):
+        run(steps, records)
+    assert steps.scores.behavior.events == 0
+
+
+# Scores
+
+
+def test_each_event_is_scored_once_against_the_prediction_before_it() -> None:
+    steps = pipeline(predictor=Echo(answer=lambda window: replace(echo(window), next_items=[("b", 0.5, None)])))
+    records = [event_record("u", n, NOW_MS + n, item_id=item, event_id=item) for n, item in enumerate("aba")]
+    run(steps, records[:2])
+    assert (steps.scores.model.events, steps.scores.model.hits) == (1, 1)
+    run(steps, records[:2])  # come again
+    run(steps, [event_record("u", 2, NOW_MS + 2, item_id="b", event_id="b")])  # a repeat
+    run(steps, [event_record("u", 3, NOW_MS - 999, item_id="b")])  # too late
+    assert (steps.scores.model.events, steps.scores.behavior.events) == (1, 1)
+    run(steps, [event_record("u", 4, NOW_MS + 2, item_id="b")])
+    assert (steps.scores.model.events, steps.scores.model.hits) == (2, 2)
+
+
+def test_an_event_without_an_answer_is_not_scored() -> None:
+    steps = pipeline()
+    run(steps, [event_record("u", 0), event_record("u", 1, NOW_MS + 1, item_id="boom")])
+    assert steps.scores.behavior.events == 0
+
+
+def test_what_a_late_event_repeats_came_before_it() -> None:
+    """The repeat baseline knows neither the event it is scored on nor, of a late one, what happened after it."""
+    steps = pipeline(predictor=Echo(WindowRule(events=9, age_ms=1000)))
+    run(steps, [event_record("u", 0, NOW_MS, item_id="a"), event_record("u", 1, NOW_MS + 100, item_id="b")])
+    repeat = steps.scores.repeat
+    assert (repeat.events, repeat.hits) == (1, 0)
+    run(steps, [event_record("u", 2, NOW_MS + 50, item_id="late")])
+    assert (repeat.events, repeat.hits) == (2, 0)
+    run(steps, [event_record("u", 3, NOW_MS + 60, item_id="b")])
+    assert (repeat.events, repeat.hits) == (3, 0)
+    run(steps, [event_record("u", 4, NOW_MS + 70, item_id="a")])
+    assert (repeat.events, repeat.reciprocal_rank) == (4, pytest.approx(1 / 3))  # b, late, a
+
+
+def test_a_late_event_outside_its_own_window_has_nothing_before_it() -> None:
+    steps = pipeline(predictor=Echo(WindowRule(events=2, age_ms=1000)))
+    run(steps, [event_record("u", n, NOW_MS + n, item_id="a") for n in range(2)])
+    before = steps.scores.repeat.hits
+    run(steps, [event_record("u", 2, NOW_MS - 1, item_id="a")])
+    assert steps.scores.repeat.hits == before
+
+
+# The law of a batch: every record ends in exactly one place
+
+LIMITS = ChunkLimits(records=12, bytes=100_000, per_user=4)
+RULE = HistoryRule(WindowRule(events=3, age_ms=1000), margin=4, lateness_ms=500)
+
+users = st.sampled_from(["a", "b"])
+jumps = st.integers(-100, 200) | st.sampled_from([-700, 0, 900, 2000])
+good = st.tuples(
+    st.just("event"),
+    users,
+    st.sampled_from(["x", "y", "boom"]),
+    st.none() | st.sampled_from("ef"),
+    jumps,
+    st.booleans(),
+)
+bad = st.tuples(st.just("bad"), st.none() | users, st.sampled_from([b"", b"\xff", b"[]", b"{}"]))
+erasures = st.tuples(st.just("erase"), users)
+
+
+@st.composite
+def partitions(draw: st.DrawFn) -> list[FakeRecord]:
+    """The records of one partition in offset order: good, bad, late, repeated and null ones, with and without keys."""
+    records, offset, time = [], 0, NOW_MS
+    kinds = st.one_of(good, good, good, bad, erasures) if draw(st.booleans()) else st.one_of(good, good, bad)
+    for kind, user, *rest in draw(st.lists(kinds, max_size=25)):
+        offset += draw(st.sampled_from([1, 1, 3]))
+        if kind == "event":
+            item, event_id, jump, keyed = rest
+            time += jump
+            record = event_record(user, offset, time, item_id=item, event_id=event_id)
+            records.append(record if keyed else record._replace(key=None))
+        else:
+            key = None if user is None else user.encode()
+            records.append(FakeRecord(offset=offset, key=key, value=rest[0] if rest else None))
+    return [record._replace(timestamp=NOW_MS + 10**6) for record in records]
+
+
+@given(partitions())
+def test_every_record_of_a_batch_ends_in_one_place(records: list[FakeRecord]) -> None:
+    _, outputs = run(pipeline(), records)
+    places = Counter(record.offset for record, _ in outputs.predictions)
+    places.update(place_of(letter) for letter, _ in outputs.dead_letters)
+    assert places == {record.offset: 1 for record in records}
+    ids = [dict(message.headers)["prediction_id"].decode() for _, message in outputs.predictions]
+    assert ids == [f"user-events-0-{record.offset}" for record, _ in outputs.predictions]
+
+
+def pure_fold(records: Iterable[FakeRecord]) -> Table:
+    """What an independent checker computes: each user's events folded one by one, with no batches and no crashes."""
+    decoder, users = EventDecoder(BEHAVIORS), dict[str, History]()
+    for record in records:
+        try:
+            event = decoder.decode(record)
+        except Rejected:
+            continue
+        if isinstance(event, Event):
+            before = users.get(event.user_id, History(0))
+            users[event.user_id] = histories.fold(before, event, record.offset, RULE)[0]
+        else:
+            users.pop(event.user_id, None)
+    return {user.encode(): histories.encode(history) for user, history in users.items()}
+
+
+class Topics:
+    """What is durable: outputs by input offset, the changelog's last values, the committed position."""
+
+    def __init__(self) -> None:
+        self.predictions: dict[int, set[bytes | None]] = {}
+        self.letters: dict[int, set[tuple[bytes | None, str]]] = {}
+        self.changelog: Table = {}
+        self.order: list[tuple[bytes | None, int]] = []  # of predictions, repeats left out
+
+    def produce(self, outputs: Outputs, durable: Callable[[], bool]) -> bool:
+        """Write what `durable` allows, in any combination; True if that was everything."""
+        everything = True
+        for record, message in outputs.predictions:
+            if durable():
+                if record.offset not in self.predictions:
+                    self.order.append((message.key, record.offset))
+                self.predictions.setdefault(record.offset, set()).add(message.value)
+            else:
+                everything = False
+        for letter, reason in outputs.dead_letters:
+            if durable():
+                self.letters.setdefault(place_of(letter), set()).add((letter.value, reason.value))
+            else:
+                everything = False
+        for user, state in outputs.states:
+            if durable():
+                apply(self.changelog, Outputs([], [], [(user, state)]))
+            else:
+                everything = False
+        return everything
+
+
+@settings(max_examples=200)
+@given(partitions(), st.data())
+def test_after_any_crashes_every_record_has_one_answer_and_every_user_one_history(
+    records: list[FakeRecord], data: st.DataObject
+) -> None:
+    """Crashes fall anywhere between the deliveries of a chunk; then the worker starts from the changelog and the commit."""
+    topics, committed, crashes = Topics(), 0, 0
+    steps = pipeline(topics.changelog)
+    while committed < len(records):
+        limits = replace(LIMITS, records=data.draw(st.integers(1, 12)))
+        chunk = next(chunks(records[committed:], limits))
+        _, outputs = run(steps, chunk)
+        crashing = crashes < 4 and data.draw(st.booleans())
+        topics.produce(outputs, lambda crashing=crashing: not crashing or data.draw(st.booleans()))
+        if crashing:
+            crashes += 1
+            steps = pipeline(topics.changelog)
+        else:
+            committed += len(chunk)
+
+    answered, refused = set(topics.predictions), set(topics.letters)
+    assert answered | refused == {record.offset for record in records}
+    assert answered.isdisjoint(refused)
+    assert all(len(values) == 1 for values in (*topics.predictions.values(), *topics.letters.values()))
+    assert topics.changelog == pure_fold(records)
+    smooth = [run(one, [record])[1] for one in [pipeline()] for record in records]
+    expected = {record.offset: {message.value} for outputs in smooth for record, message in outputs.predictions}
+    assert topics.predictions == expected
+
+
+def test_records_with_and_without_a_key_share_the_bound_of_a_user() -> None:
+    """The worst crash: all histories of the chunk are written, and no prediction."""
+    records = [event_record("u", n, NOW_MS + n) for n in range(8)]
+    records = [record._replace(key=None) if record.offset % 2 else record for record in records]
+    topics, committed = Topics(), 0
+    smooth = [message for _, message in run(pipeline(), records)[1].predictions]
+    while committed < len(records):
+        chunk = next(chunks(records[committed:], LIMITS))
+        apply(topics.changelog, run(pipeline(topics.changelog), chunk)[1])
+        _, again = run(pipeline(topics.changelog), chunk)
+        assert [message for _, message in again.predictions] == smooth[committed : committed + len(chunk)]
+        committed += len(chunk)
+
+
+@given(partitions())
+def test_the_order_of_a_user_holds_through_chunks(records: list[FakeRecord]) -> None:
+    steps, topics = pipeline(), Topics()
+    for chunk in chunks(records, LIMITS):
+        topics.produce(run(steps, chunk)[1], lambda: True)
+    for user in (b"a", b"b"):
+        offsets = [offset for key, offset in topics.order if key == user]
+        assert offsets == sorted(offsets)
+
+
+# The cache in front of the table
+
+
+@given(partitions(), st.integers(9, 11))
+def test_the_cache_never_loses_a_change_that_the_table_does_not_have(records: list[FakeRecord], capacity: int) -> None:
+    """As the agent does it: a chunk is folded while the one before is on its way to the table; then the cache is trimmed."""
+    renamed = [_of_many_users(record) for record in records]
+    table: Table = {}
+    steps = pipeline(table, capacity=capacity)
+    in_flight: Outputs | None = None
+    for chunk in chunks(renamed, LIMITS):
+        _, prepared = run(steps, chunk)
+        if in_flight is not None:
+            apply(table, in_flight)
+            steps.cache.trim()
+            assert len(steps.cache._users) <= capacity
+        in_flight = prepared
+    if in_flight is not None:
+        apply(table, in_flight)
+    assert table == pure_fold(renamed)
+
+
+def _of_many_users(record: FakeRecord) -> FakeRecord:
+    """The same record, of one of thirty users."""
+    if record.value is None or not record.key or b'"user_id"' not in record.value:
+        return record
+    user = f"u{record.offset % 30}"
+    fields = {**msgspec.json.decode(record.value), "user_id": user}
+    return record._replace(key=user.encode(), value=msgspec.json.encode(fields))
+
+
+def test_the_cache_drops_who_was_untouched_for_longest() -> None:
+    loads: list[bytes] = []
+
+    def load(user: bytes) -> None:
+        loads.append(user)
+
+    cache = HistoryCache(load, capacity=2)
+    for user in "abca":
+        cache.put(user, History(0))
+    cache.trim()
+    assert [cache.get(user, 0) for user in "cab"] == [History(0)] * 3
+    assert loads == [b"b"]
+    cache.clear()
+    cache.get("c", 0)
+    assert loads == [b"b", b"c"]
+
+
+def test_the_cache_remembers_that_a_user_was_erased() -> None:
+    stored = histories.encode(histories.fold(History(0), Event("u", "view", 0, "i"), 0, RULE)[0])
+    cache = HistoryCache(lambda _: stored)
+    assert len(cache.get("u", 0).entries) == 1
+    cache.put("u", None)
+    assert cache.get("u", 0) == History(0)
