@@ -28,13 +28,20 @@ def dead_letter(record: Record, rejected: Rejected) -> Message:
         (REASON, rejected.reason.encode()),
         (ATTEMPT, str(attempt).encode()),
     ]
+    if record.key is None and record.value is None:
+        return _keyless(Message(None, None, [*headers, (OMITTED, b"null")]))
     return Message(record.key, record.value, headers)
 
 
 def without_value(letter: Message) -> Message:
     """`letter` for a topic that refuses its size: the original stays where its headers point."""
     size = str(len(letter.value or b"")).encode()
-    return Message(letter.key, None, [*letter.headers, (OMITTED, size)])
+    return _keyless(Message(letter.key, None, [*letter.headers, (OMITTED, size)]))
+
+
+def _keyless(letter: Message) -> Message:
+    """A record with neither key nor value is one that aiokafka refuses to send: the value is empty then."""
+    return letter._replace(value=b"") if letter.key is None else letter
 
 
 def _attempts_before(record: Record) -> int:

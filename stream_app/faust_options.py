@@ -8,6 +8,7 @@ from typing import Any
 
 import faust
 
+import stream_app.aiokafka_fixes  # noqa: F401  # mends aiokafka for this process
 from stream_app.connection import ssl_context
 from stream_app.intake import ChunkLimits, ChunkScheduler
 from stream_app.settings import Settings

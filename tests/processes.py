@@ -116,4 +116,8 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("NEXTMOVE_")}
-    return {**clean, "PYTHONWARNINGS": "default", **{f"NEXTMOVE_{name.upper()}": value for name, value in given.items()}}
+    return {
+        **clean,
+        "PYTHONWARNINGS": "default",
+        **{f"NEXTMOVE_{name.upper()}": value for name, value in given.items()},
+    }

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.checker import Names
 from tests.kafka_server import KafkaServer, require_kafka
+from tests.processes import nextmove
+
+PARTITIONS = 4
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +41,52 @@ def taobao() -> Path:
         assert not os.environ.get("CI"), f"{path} is missing"
         pytest.skip(f"no log at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small simulated log, as JSON lines."""
+    path = tmp_path_factory.mktemp("shop") / "shop.jsonl"
+    done = nextmove("simulate", "--out", str(path), "--users", "120", "--items", "500", "--days", "5")
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture(scope="session")
+def shop_model(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the small shop; good enough to answer."""
+    path = tmp_path_factory.mktemp("model") / "model"
+    done = nextmove("train", str(shop), "--out", str(path), "--split", "0.5", "--time-budget", "10", "-q")
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture
+def names(topic_prefix: str) -> Names:
+    """Topics and group of one test."""
+    app = f"{topic_prefix}nextmove"
+    return Names(
+        f"{topic_prefix}events", f"{topic_prefix}predictions", f"{topic_prefix}dlq", f"{app}-histories-changelog", app
+    )
+
+
+def deployment(bootstrap: str, names: Names, model: Path) -> dict[str, str]:
+    """The settings of a worker on these topics, for `tests.processes`."""
+    return {
+        "broker": bootstrap,
+        "app_id": names.group,
+        "input_topic": names.events,
+        "output_topic": names.predictions,
+        "dead_letter_topic": names.dead_letters,
+        "partitions": str(PARTITIONS),
+        "model": str(model),
+    }
+
+
+@pytest.fixture
+def on_kafka(kafka: KafkaServer, names: Names, shop_model: Path) -> dict[str, str]:
+    """A deployment on the real Kafka, its topics created."""
+    settings = deployment(kafka.bootstrap, names, shop_model)
+    done = nextmove("topics", **settings)
+    assert done.returncode == 0, done.stderr
+    return settings

@@ -1,7 +1,7 @@
 """The delivery contract on a real Kafka and a real log: kills with -9, an independent checker, and the inline replay."""
 
 import asyncio
-import time
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from aiokafka.structs import ConsumerRecord
 
 from model.engine import Engine
 from tests import checker
-from tests.checker import Names
+from tests.checker import Names, wait_for_answers
+from tests.integration.conftest import deployment
 from tests.kafka_server import KafkaServer
 from tests.processes import WorkerProcess, json_lines, nextmove
 
 pytestmark = pytest.mark.kafka
 
-PARTITIONS = 4
 LEARN = 0.8  # of the events by time; the rest is played
 KILLS = 2
 
@@ -31,24 +31,8 @@ def model(taobao: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def names(topic_prefix: str) -> Names:
-    app = f"{topic_prefix}nextmove"
-    return Names(
-        f"{topic_prefix}events", f"{topic_prefix}predictions", f"{topic_prefix}dlq", f"{app}-histories-changelog", app
-    )
-
-
-@pytest.fixture
 def settings(kafka: KafkaServer, names: Names, model: Path) -> dict[str, str]:
-    given = {
-        "broker": kafka.bootstrap,
-        "app_id": names.group,
-        "input_topic": names.events,
-        "output_topic": names.predictions,
-        "dead_letter_topic": names.dead_letters,
-        "partitions": str(PARTITIONS),
-        "model": str(model),
-    }
+    given = deployment(kafka.bootstrap, names, model)
     done = nextmove("topics", **given)
     assert done.returncode == 0, done.stderr
     return given
@@ -66,18 +50,18 @@ def test_every_event_is_answered_once_though_the_worker_is_killed_twice(
 ) -> None:
     done = nextmove("replay", str(taobao), "--to", "kafka", "--since", str(LEARN), "-q", **settings)
     assert done.returncode == 0, done.stderr
-    events = read_topic(kafka, names.events)
+    events = asyncio.run(checker.read_topic(kafka.bootstrap, names.events))
     assert len(events) == 84_488 - int(84_488 * LEARN)
 
     for kill in range(1, KILLS + 1):
-        wait_for_answers(kafka, names, at_least=len(events) * kill // (KILLS + 1))
+        wait_for_answers(kafka.bootstrap, names, at_least=len(events) * kill // (KILLS + 1))
         worker.kill()
         now = asyncio.run(checker.read(kafka.bootstrap, names))
         assert checker.committed_too_early(now) == []
         assert checker.unequal(now) == []
         assert len(now.predictions) < len(events), "the kill came too late to test anything"
         worker.start()
-    wait_for_answers(kafka, names, at_least=len(events))
+    wait_for_answers(kafka.bootstrap, names, at_least=len(events))
     assert worker.stop() == 0
 
     found = asyncio.run(checker.read(kafka.bootstrap, names))
@@ -89,9 +73,7 @@ def test_every_event_is_answered_once_though_the_worker_is_killed_twice(
     compare_with_inline(found.predictions, settings, taobao, tmp_path)
 
 
-def compare_with_inline(
-    predictions: list[ConsumerRecord], settings: dict[str, str], log: Path, tmp_path: Path
-) -> None:
+def compare_with_inline(predictions: list[ConsumerRecord], settings: dict[str, str], log: Path, tmp_path: Path) -> None:
     """The inline replay of the same log gives the same predictions under the same ids."""
     out = tmp_path / "inline.jsonl"
     done = nextmove("replay", str(log), "--to", "inline", "--since", str(LEARN), "--out", str(out), "-q", **settings)
@@ -99,21 +81,5 @@ def compare_with_inline(
     inline = {prediction["prediction_id"]: prediction for prediction in json_lines(out)}
     streamed = {checker.headers(record)["prediction_id"].decode(): record.value for record in predictions}
     assert inline.keys() == streamed.keys()
-    different = [id_ for id_, value in streamed.items() if not checker.same(checker.json.loads(value), inline[id_])]
+    different = [id_ for id_, value in streamed.items() if not checker.same(json.loads(value), inline[id_])]
     assert different == []
-
-
-def wait_for_answers(kafka: KafkaServer, names: Names, at_least: int, limit_s: float = 300) -> None:
-    """Until so many events have an output."""
-    deadline = time.monotonic() + limit_s
-    while True:
-        outputs = read_topic(kafka, names.predictions) + read_topic(kafka, names.dead_letters)
-        answered = len({checker.cause(record) for record in outputs})
-        if answered >= at_least:
-            return
-        assert time.monotonic() < deadline, f"{answered} of {at_least} events answered"
-        time.sleep(0.2)
-
-
-def read_topic(kafka: KafkaServer, topic: str) -> list[ConsumerRecord]:
-    return asyncio.run(checker.read_topic(kafka.bootstrap, topic))
