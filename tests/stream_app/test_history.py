@@ -291,6 +291,15 @@ def test_on_another_partition_the_events_stay_and_offsets_start_again(
         assert now.window == then.window
 
 
+def test_offsets_of_the_old_partition_hide_nothing() -> None:
+    history, _ = run(History(0), enumerate(map(event, range(3)), start=900), rule(events=5))
+    moved, first = run(histories.on_partition(history, 1), enumerate(map(event, (10, 11))), rule(events=5))
+    _, again = run(moved, enumerate(map(event, (10, 11))), rule(events=5))
+    assert [step.outcome for step in again] == [Outcome.SEEN] * 2
+    assert [times(step.window) for step in first] == [[0, 1, 2, 10], [0, 1, 2, 10, 11]]
+    assert [step.window for step in again] == [step.window for step in first]
+
+
 # The codec
 
 texts = st.text(max_size=20) | st.just("語" * 512) | st.just("😀" * 512) | st.just("")
