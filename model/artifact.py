@@ -19,8 +19,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from model.config import NextMoveConfig
@@ -160,7 +162,7 @@ def version_of(manifest: Manifest) -> str:
 
 
 def _write(beside: Path, artifact: Artifact) -> Manifest:
-    with _no_bars():
+    with _quiet():
         artifact.model.save_pretrained(beside)
     (beside / "vocabulary.json").write_text(artifact.vocabulary.to_json())
     (beside / CARD).write_text(card(artifact.manifest))
@@ -211,26 +213,34 @@ def _check_file(path: Path, expected: str) -> None:
 
 def _load_model(directory: Path, vocabulary: Vocabulary) -> NextMoveModel:
     try:
-        with _no_bars():
+        with _quiet():
             config = NextMoveConfig.from_pretrained(directory)
             expected = (vocabulary.items.rows, vocabulary.categories.rows, vocabulary.behaviors.rows)
             if (config.item_rows, config.category_rows, config.behavior_rows) != expected:
                 raise ArtifactError(f"{directory}: config.json and vocabulary.json do not belong together")
-            model: NextMoveModel = NextMoveModel.from_pretrained(directory, config=config, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+            loaded: Any = NextMoveModel.from_pretrained(  # a pair, which its annotation does not say
+                directory, config=config, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ArtifactError(f"{directory}: the weights cannot be read: {str(error).splitlines()[0]}") from error
-    return model
+    model, report = loaded
+    if any(report.values()):
+        raise ArtifactError(f"{directory}: the weights do not fit this program's network; train again")
+    fitting: NextMoveModel = model
+    return fitting
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without transformers' own progress bars."""
-    shown = transformers_logging.is_progress_bar_enabled()
+def _quiet() -> Iterator[None]:
+    """Without transformers' own progress bars and load reports."""
+    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # likewise
     try:
         yield
     finally:
-        if shown:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # likewise
 
 
@@ -238,7 +248,7 @@ def card(manifest: Manifest) -> str:
     """The model card."""
     hours = manifest.goal_horizon_ms / 3_600_000, manifest.churn_horizon_ms / 3_600_000
     trained = manifest.training
-    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in manifest.metrics.items())
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(manifest.metrics.items()))
     return (
         "# NextMove model\n\n"
         f"A causal Transformer (preset `{trained.preset}`, seed {trained.seed}) that predicts a user's next event.\n\n"

@@ -25,13 +25,14 @@ class NextMoveConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # tran
     layers: int = 2
     heads: int = 2
     pointer_width: int = 32
-    dropout: float = 0.2
-    unknown_rate: float = 0.02  # share of known items shown as unknown in training, so that the unknown rows learn
+    dropout: float = 0.3
+    unknown_items: float = 0.6  # share of known items shown as unknown in training: the unknown rows learn, and
+    unknown_categories: float = 0.2  # what a user did is not learned by heart; categories likewise
 
 
 # One dial: the preset decides width, depth and learning rate together.
 PRESETS: dict[str, dict[str, Any]] = {
-    "small": {"width": 64, "layers": 2, "heads": 2, "dropout": 0.2},
-    "base": {"width": 128, "layers": 2, "heads": 4, "dropout": 0.2},
-    "large": {"width": 256, "layers": 4, "heads": 8, "dropout": 0.3},
+    "small": {"width": 64, "layers": 2, "heads": 2},
+    "base": {"width": 128, "layers": 2, "heads": 4},
+    "large": {"width": 256, "layers": 4, "heads": 8},
 }

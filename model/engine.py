@@ -70,9 +70,7 @@ class Engine:
         self._widths = sorted({width for width in (4, 8, 16, 32, 64, 128, 256) if width < self.window.events})
 
     @classmethod
-    def load(
-        cls, directory: str | Path, device: str = "auto", top_k: int = 10, threads: int | None = None
-    ) -> Engine:
+    def load(cls, directory: str | Path, device: str = "auto", top_k: int = 10, threads: int | None = None) -> Engine:
         """A checked model directory as an engine; raises ArtifactError with one line that says what is wrong."""
         engine = cls(artifact.load(Path(directory)), device=device, top_k=top_k, threads=threads)
         engine.check_golden()
@@ -160,7 +158,7 @@ class Engine:
 
 
 def choose_device(device: str) -> str:
-    """"auto" is the GPU where there is one; raises ArtifactError for one that is not there."""
+    """ "auto" is the GPU where there is one; raises ArtifactError for one that is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():

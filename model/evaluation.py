@@ -149,9 +149,7 @@ def set_exam(engine: Engine, data: Sequences, split: float) -> Exam:
     )
 
 
-def _answers(
-    engine: Engine, exam: Exam, k: int, progress: Callable[[int, int], None] | None
-) -> list[Forecast]:
+def _answers(engine: Engine, exam: Exam, k: int, progress: Callable[[int, int], None] | None) -> list[Forecast]:
     answers: list[Forecast] = []
     for begin in range(0, len(exam.asked), BATCH):
         some = exam.asked[begin : begin + BATCH].tolist()
@@ -162,7 +160,11 @@ def _answers(
 
 
 def _score_ranking(
-    scores: dict[str, dict[str, float]], exam: Exam, name: str, column: list[str | None], listed: dict[int, list[str]],
+    scores: dict[str, dict[str, float]],
+    exam: Exam,
+    name: str,
+    column: list[str | None],
+    listed: dict[int, list[str]],
     k: Sequence[int],
 ) -> None:
     """Ranked measures of one kind of name, for the model and the ranked baselines."""
@@ -233,7 +235,11 @@ def _score_time(scores: dict[str, dict[str, float]], exam: Exam, forecasts: dict
 
 
 def _score_question(
-    scores: dict[str, dict[str, float]], exam: Exam, forecasts: dict[int, Forecast], name: str, truth: Bools,
+    scores: dict[str, dict[str, float]],
+    exam: Exam,
+    forecasts: dict[int, Forecast],
+    name: str,
+    truth: Bools,
     known: Bools,
 ) -> None:
     """A yes-or-no question with a horizon; "markov" is the rate after the newest behaviour, "majority" the rate."""

@@ -40,9 +40,9 @@ class Recipe:
     """How weights are learned; the network's own sizes are in the preset."""
 
     learning_rate: float = 2e-3
-    weight_decay: float = 0.05
+    weight_decay: float = 1.0
     warmup: float = 0.05  # share of the schedule
-    epochs: int = 12
+    epochs: int = 8
     patience: int = 3  # epochs without improvement before the end
     positions: int = 2048  # events per step
 

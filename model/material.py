@@ -81,9 +81,7 @@ def prepare(
     )
 
 
-def build_vocabulary(
-    data: Sequences, inside: Bools, behaviors: Sequence[str], goal: str
-) -> tuple[Vocabulary, int]:
+def build_vocabulary(data: Sequences, inside: Bools, behaviors: Sequence[str], goal: str) -> tuple[Vocabulary, int]:
     """Names of the events `inside` [N], and how often an item must have been seen to be among them."""
     kept = np.flatnonzero(inside).tolist()
     items = Counter(item for item in map(data.items.__getitem__, kept) if item is not None)

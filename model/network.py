@@ -26,13 +26,16 @@ from transformers import PreTrainedModel
 
 from model.config import QUANTILES, NextMoveConfig
 from model.features import Batch
+from model.vocabulary import FIRST_BUCKET
 
 FAR = -1e4  # a logit that no other logit can be confused with; finite, so that gradients stay finite
 GAP_BUCKETS = 24  # powers of two of seconds: 1 s … 97 days
 HOUR_MS = 3_600_000
 COUNT_CAP = 8
 RELATIONS = 4
-POINTER_FEATURES = 12
+EVENT_DECAYS = (0.6, 0.9)  # weight of an event per event since
+TIME_DECAYS_S = (600.0, 43_200.0)  # time constants of an event's weight
+POINTER_FEATURES = 12 + 2 * (len(EVENT_DECAYS) + len(TIME_DECAYS_S))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,23 +237,34 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
 
     def embed(self, batch: Batch, relations: Relations) -> Tensor:
         """Events as vectors [B, L, D]."""
-        items = batch.item_rows
-        if self.training and self.config.unknown_rate > 0:
-            hidden = torch.rand(items.shape, device=items.device) < self.config.unknown_rate
-            known = items >= self.config.item_first
-            items = torch.where(hidden & known, 2 + items % (self.config.item_first - 2), items)
+        items = self.hide(batch.item_rows, self.config.item_first, self.config.unknown_items)
+        categories = self.hide(batch.category_rows, self.config.category_first, self.config.unknown_categories)
         times = batch.times_ms
         gaps = torch.diff(times, dim=1).clamp(min=0)  # [B, L - 1]
         edges = 1000 * 2 ** torch.arange(GAP_BUCKETS, device=times.device)  # ms
         first = torch.full_like(times[:, :1], GAP_BUCKETS + 1)
         gap_rows = torch.cat((first, torch.bucketize(gaps, edges)), dim=1)  # [B, L]
         before = torch.stack((*seen_before(relations.same_item), *seen_before(relations.same_category)), dim=-1)
-        x = self.item(items) + self.category(batch.category_rows) + self.behavior(batch.behavior_rows)
+        x = self.item(items) + self.category(categories) + self.behavior(batch.behavior_rows)
         return x + self.gap(gap_rows) + self.hour(times // HOUR_MS % 24) + self.repeats(before)  # type: ignore[no-any-return]
 
+    def hide(self, rows: Tensor, first: int, rate: float) -> Tensor:
+        """In training, shows a share of the known names as unknown ones; rows [B, L]."""
+        if not self.training or rate <= 0:
+            return rows
+        hidden = (torch.rand(rows.shape, device=rows.device) < rate) & (rows >= first)
+        return torch.where(hidden, FIRST_BUCKET + rows % (first - FIRST_BUCKET), rows)
+
     def mixture(
-        self, h: Tensor, keys: Tensor, ids: Tensor, same: Tensor, other: Tensor, relations: Relations,
-        at: Tensor | None, kind: int,
+        self,
+        h: Tensor,
+        keys: Tensor,
+        ids: Tensor,
+        same: Tensor,
+        other: Tensor,
+        relations: Relations,
+        at: Tensor | None,
+        kind: int,
     ) -> Mixture:
         """The catalogue's share and the window's share for items (kind 0) or categories (kind 1)."""
         candidate, features = candidates(ids, same, other, relations, at)
@@ -314,7 +328,7 @@ def candidates(
     count = same.tril().sum(-1).clamp(max=COUNT_CAP).float().clamp(min=1)[:, None].expand_as(recent)  # [B, T, L]
     age, sessions = relations.log_age, relations.sessions_ago
     if at is not None:
-        age, sessions, other = pick(age, at), pick(sessions, at), pick(other, at)
+        age, sessions = pick(age, at), pick(sessions, at)
     features = torch.stack(
         (
             torch.log1p(recent) / 2,
@@ -328,8 +342,24 @@ def candidates(
             (sessions == 1).float(),
             torch.log(count),
             (count >= 2).float(),
-            other.float(),
+            (other if at is None else pick(other, at)).float(),
+            *decayed_counts(same, asked_at, age),
+            *decayed_counts(other, asked_at, age),
         ),
         dim=-1,
     )
     return candidate, features
+
+
+def decayed_counts(same: Tensor, asked_at: Tensor, log_age: Tensor) -> list[Tensor]:
+    """How often each position's kind occurred up to each query, recent events weighing more, in logs; [B, T, L] each.
+
+    same [B, L, L], asked_at [1 or B, T, 1], log_age [B, T, L].
+    """
+    steps = torch.arange(same.shape[-1], device=same.device)
+    since = asked_at - steps  # [1 or B, T, L]
+    past = since >= 0
+    kinds = same.float()
+    weights = [decay ** since.clamp(min=0).float() for decay in EVENT_DECAYS]
+    weights += [torch.exp(-torch.expm1(log_age) / seconds) for seconds in TIME_DECAYS_S]
+    return [torch.log1p((weight * past).expand(len(same), -1, -1) @ kinds) for weight in weights]  # [B, T, L]

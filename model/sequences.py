@@ -62,8 +62,7 @@ class Sequences:
         edges = [*np.unique(self.first).tolist(), len(self)]
         times = self.times_ms.tolist()
         return [
-            Window(self.items[a:b], self.behaviors[a:b], self.categories[a:b], times[a:b])
-            for a, b in pairwise(edges)
+            Window(self.items[a:b], self.behaviors[a:b], self.categories[a:b], times[a:b]) for a, b in pairwise(edges)
         ]
 
 

@@ -35,8 +35,15 @@ from model.window import WindowRule
 __all__ = ["Progress", "TrainResult", "TrainingError", "train"]
 
 GOLDEN_WINDOWS = 8
-MANIFEST_MEASURES = ("item NDCG@10", "item HR@10", "category HR@1", "behavior accuracy", "behavior log-loss",
-                     "purchase AUC", "time pinball (log s)")
+MANIFEST_MEASURES = (
+    "item NDCG@10",
+    "item HR@10",
+    "category HR@1",
+    "behavior accuracy",
+    "behavior log-loss",
+    "purchase AUC",
+    "time pinball (log s)",
+)
 
 
 class TrainingError(Exception):
@@ -106,7 +113,15 @@ def train(
     recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
     try:
         order = Order(
-            behaviors, goal, preset, seed, window or WindowRule(), horizons, validation, time_budget_s, recipe,
+            behaviors,
+            goal,
+            preset,
+            seed,
+            window or WindowRule(),
+            horizons,
+            validation,
+            time_budget_s,
+            recipe,
             choose_device(device),
         )
         artifact.check_place(Path(out))
@@ -127,9 +142,7 @@ def train(
     )
 
 
-def _train(
-    frame: pl.DataFrame, order: Order, out: Path, report: Callable[[Progress], None], begun: float
-) -> Manifest:
+def _train(frame: pl.DataFrame, order: Order, out: Path, report: Callable[[Progress], None], begun: float) -> Manifest:
     """Both passes; frame is the training range, sorted."""
     report(Progress("prepare", 0, 1))
     data = sequences(frame)
@@ -155,7 +168,7 @@ def _train(
     epochs, metrics = first.run()
     if epochs == 0:
         raise TrainingError("training diverged: the loss is not a number")
-    parts = assemble(first, order, epochs, {f"validation {name} loss": value for name, value in metrics.items()})
+    parts = assemble(first, order, epochs, {_title(name): value for name, value in metrics.items()})
     measured = measure(parts, frame, learn_until / len(data))
     manifest = msgspec.structs.replace(parts.manifest, metrics={**parts.manifest.metrics, **measured})
     parts = msgspec.structs.replace(parts, manifest=manifest)
@@ -168,6 +181,10 @@ def _train(
     published = artifact.publish(out, with_golden(parts, first.material))
     report(Progress("save", 1, 1))
     return published
+
+
+def _title(name: str) -> str:
+    return "validation loss" if name == "loss" else f"validation {name} loss"
 
 
 def new_model(material: Material, preset: str) -> NextMoveModel:

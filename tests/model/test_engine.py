@@ -1,0 +1,144 @@
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.engine import ArtifactError, Engine
+from model.forecast import difference
+from model.window import Window
+
+HOUR_MS = 3_600_000
+
+
+def window(items, behaviors=None, categories=None, gap_ms=HOUR_MS):
+    count = len(items)
+    return Window(items, behaviors or ["view"] * count, categories or ["category-1"] * count,
+                  [gap_ms * step for step in range(count)])  # fmt: skip
+
+
+def random_windows(count, engine, seed=0):
+    random = np.random.default_rng(seed)
+    names = [*engine.popular_items, "unheard", None]
+    for _ in range(count):
+        length = int(random.integers(1, 51))
+        yield Window(
+            [names[n] for n in random.integers(0, len(names), length)],
+            [[*engine.behaviors, "odd"][n] for n in random.integers(0, len(engine.behaviors) + 1, length)],
+            [["category-1", "category-2", "new", None][n] for n in random.integers(0, 4, length)],
+            np.cumsum(random.integers(0, HOUR_MS, length)).tolist(),
+        )
+
+
+def test_what_the_engine_tells_of_itself(engine, log):
+    assert engine.behaviors == ("view", "add_to_cart", "purchase")
+    assert (engine.goal, engine.device, engine.window.events) == ("purchase", "cpu", 50)
+    assert len(engine.version) == 16
+    counts = log.head(1600)["item_id"].value_counts(sort=True)
+    assert engine.popular_items[0] in counts.head(3)["item_id"].to_list()
+
+
+names = st.one_of(st.none(), st.text(max_size=5), st.sampled_from([f"item-{n}" for n in range(60)]))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(names, st.text(max_size=4), names, st.integers(0, 2 * 10**12)), min_size=1, max_size=55))
+def test_any_window_gets_a_sane_answer(engine, rows):
+    items, behaviors, categories, times = zip(*rows, strict=True)
+    forecast = engine.predict([Window(items, behaviors, categories, sorted(times))])[0]
+    assert sum(forecast.next_behaviors) == pytest.approx(1, abs=1e-12)
+    listed = [probability for _, probability, _ in forecast.next_items]
+    assert listed == sorted(listed, reverse=True)
+    assert 0 < sum(listed) <= 1 + 1e-6
+    assert len({name for name, _, _ in forecast.next_items}) == len(listed) == 10
+    assert sum(probability for _, probability in forecast.next_categories) <= 1 + 1e-6
+    assert 0 <= forecast.purchase_probability <= 1
+    assert 0 <= forecast.churn_probability <= 1
+    low, middle, high = forecast.time_to_next_s
+    assert 0 <= low <= middle <= high < math.inf
+    known = set(engine.vocabulary.items.names)
+    assert (forecast.fallback == "no_known_items") == (not known & set(items[-50:]))
+
+
+def test_all_items_together_have_the_probability_of_the_named_ones(engine):
+    everything = len(engine.vocabulary.items.names) + 50
+    forecast = engine.predict([window(["item-1", "unheard"])], top_k=everything)[0]
+    assert len(forecast.next_items) == len(engine.vocabulary.items.names) + 1
+    assert 0.5 < sum(probability for _, probability, _ in forecast.next_items) <= 1 + 1e-6
+
+
+def test_the_answer_does_not_depend_on_the_batch(engine):
+    windows = list(random_windows(300, engine))
+    together = engine.predict(windows)
+    for number in range(0, 300, 23):
+        alone = engine.predict([windows[number]])[0]
+        assert difference(alone, together[number]) < 1e-6
+    assert engine.predict(windows) == together
+    assert [difference(a, b) < 1e-6 for a, b in zip(engine.predict(windows[::-1])[::-1], together, strict=True)]
+
+
+def test_no_windows_no_answers_and_an_empty_window_is_an_error(engine):
+    assert engine.predict([]) == []
+    with pytest.raises(ValueError, match="at least one event"):
+        engine.predict([window(["item-1"]), window([])])
+
+
+def test_an_item_that_no_vocabulary_knows_is_copied(engine):
+    loved = ["item-1", "never heard of", "item-2", "never heard of", "item-3"]
+    names = [name for name, _, _ in engine.predict([window(loved)])[0].next_items]
+    assert "never heard of" in names
+    strangers = engine.predict([window(["p", "q", "r", "p", "q", "r"])])[0]
+    assert strangers.fallback == "no_known_items"
+    assert {"p", "q", "r"} <= {name for name, _, _ in strangers.next_items}
+
+
+def test_the_fallback_fills_up_with_popular_items(engine):
+    forecast = engine.predict([window(["unheard"])], top_k=6)[0]
+    catalogue = [name for name, _, _ in forecast.next_items if name != "unheard"]
+    assert catalogue[:5] == engine.popular_items[:5]
+
+
+def test_a_longer_window_than_the_rule_is_cut(engine):
+    long = next(w for w in random_windows(50, engine, seed=4) if len(w.items) > 40)
+    doubled = Window(*(list(column) for column in long))
+    doubled = Window(
+        ["item-9"] * 50 + doubled.items, ["purchase"] * 50 + doubled.behaviors, ["new"] * 50 + doubled.categories,
+        [0] * 50 + doubled.times_ms,
+    )  # fmt: skip
+    cut = Window(*(list(column)[-50:] for column in doubled))
+    assert engine.predict([doubled]) == engine.predict([cut])
+
+
+def test_equal_and_falling_times_are_survived(engine):
+    assert engine.predict([window(["item-1"] * 5, gap_ms=0)])[0].time_to_next_s[0] >= 0
+    assert engine.predict([window(["item-1"] * 5, gap_ms=-HOUR_MS)])[0].time_to_next_s[0] >= 0
+
+
+def test_it_has_learned_that_users_repeat_themselves(engine):
+    own = ["item-3", "item-8", "item-5"] * 6
+    names = [name for name, _, _ in engine.predict([window(own)])[0].next_items]
+    assert {"item-3", "item-8"} <= set(names[:5])
+
+
+def test_top_k_is_asked_for(model_directory):
+    engine = Engine.load(model_directory, device="cpu", top_k=3)
+    assert len(engine.predict([window(["item-1"])])[0].next_items) == 3
+    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
+        Engine.load(model_directory, device="cpu", top_k=0)
+
+
+def test_a_gpu_that_is_not_there_is_one_line(model_directory, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ArtifactError, match="no usable GPU"):
+        Engine.load(model_directory, device="cuda")
+    assert Engine.load(model_directory, device="auto").device == "cpu"
+
+
+def test_a_batch_is_cheap(engine):
+    windows = list(random_windows(512, engine, seed=2))
+    engine.predict(windows)
+    begun = time.perf_counter()
+    engine.predict(windows)
+    assert 512 / (time.perf_counter() - begun) > 100  # a guard against accidents, not a benchmark

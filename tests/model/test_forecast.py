@@ -1,0 +1,42 @@
+from dataclasses import replace
+
+import pytest
+
+from model.forecast import Forecast, difference
+
+BASE = Forecast(
+    next_behaviors=[0.75, 0.25],
+    next_items=[("a", 0.5, "view"), ("b", 0.25, None)],
+    next_categories=[("x", 0.5)],
+    purchase_probability=0.125,
+    time_to_next_s=(1.0, 3.0, 7.0),
+    churn_probability=0.5,
+    fallback=None,
+)
+
+
+def test_equal_answers_do_not_differ():
+    assert difference(BASE, BASE) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"next_behaviors": [0.5, 0.5]}, 0.25),
+        ({"purchase_probability": 0.25}, 0.125),
+        ({"churn_probability": 0.0}, 0.5),
+        ({"next_items": [("b", 0.5, None), ("a", 0.25, None)]}, 0.25),
+        ({"next_items": [("a", 0.5, "view"), ("b", 0.125, None)]}, 0.125),
+        ({"next_items": []}, 1.0),
+        ({"next_categories": [("x", 0.75)]}, 0.25),
+        ({"time_to_next_s": (1.0, 3.0, 15.0)}, 8 / (1 + 15)),
+    ],
+)
+def test_the_largest_difference_counts(change, expected):
+    assert difference(BASE, replace(BASE, **change)) == pytest.approx(expected)
+
+
+def test_equal_probabilities_may_change_places():
+    one = replace(BASE, next_items=[("a", 0.25, None), ("b", 0.25, None)])
+    other = replace(BASE, next_items=[("b", 0.25, None), ("a", 0.25, None)])
+    assert difference(one, other) == 0

@@ -1,0 +1,85 @@
+import math
+
+import pytest
+import torch
+
+from model.learner import Clock, Learner, Recipe, groups, schedule
+from model.material import default_horizons, prepare
+from model.sequences import sequences
+from model.training import new_model
+from model.window import WindowRule
+from tests.model.conftest import BEHAVIORS, make_log
+
+
+def make_learner(reports=None, learn=0.9, **recipe):
+    data = sequences(make_log(users=12, events=30))
+    material = prepare(
+        data, int(len(data) * learn), BEHAVIORS, "purchase", WindowRule(events=16), default_horizons(data.times_ms)
+    )
+    torch.manual_seed(0)
+    model = new_model(material, "small")
+    return Learner(model, material, Recipe(**recipe), 0, (reports if reports is not None else []).append)
+
+
+def test_learning_lowers_the_loss_and_keeps_the_best_weights():
+    learner = make_learner(epochs=6, positions=128)
+    at_start = learner.validate(learner.positions_to_check())["loss"]
+    epoch, metrics = learner.run()
+    assert 1 <= epoch <= 6
+    assert metrics["loss"] < at_start - 0.5
+    again = make_learner(epochs=6, positions=128)
+    assert again.validate(again.positions_to_check())["loss"] == at_start
+    assert learner.validate(learner.positions_to_check())["loss"] == pytest.approx(metrics["loss"], abs=1e-3)
+
+
+def test_a_validation_that_never_improves_stops_after_the_patience(monkeypatch):
+    learner = make_learner(epochs=20, patience=2, positions=512)
+    losses = iter([3.0, 5.0, 4.0, 1.0])
+    monkeypatch.setattr(learner, "validate", lambda _: {"loss": next(losses)})
+    epoch, metrics = learner.run()
+    assert (epoch, metrics) == (1, {"loss": 3.0})
+    assert next(losses) == 1.0  # three epochs were run
+
+
+def test_a_loss_that_is_not_a_number_keeps_nothing(monkeypatch):
+    learner = make_learner(epochs=2)
+    monkeypatch.setattr(learner, "step", lambda *_: math.nan)
+    assert learner.run() == (0, {})
+
+
+def test_progress_rises_to_its_end():
+    reports = []
+    make_learner(reports, epochs=2, positions=128).run()
+    steps = [one.step for one in reports if one.phase == "train"]
+    assert steps == sorted(steps)
+    assert steps[-1] >= 800
+    assert {one.phase for one in reports} == {"train", "validate"}
+    assert all(one.loss > 0 for one in reports if one.phase == "train")
+
+
+def test_a_batch_holds_about_as_many_events_as_asked_and_each_chunk_once():
+    learner = make_learner(positions=64)
+    begins = [int(begin) for _, _, some in learner.batches(5) for begin in some]
+    assert len(set(begins)) == len(begins)
+    assert max(int(lengths.sum()) for _, lengths, _ in learner.batches(5)) <= 64 + 16
+
+
+def test_the_clock_follows_whichever_runs_out_first():
+    assert Clock(steps=10, step=5).share() == 0.5
+    assert Clock(steps=10, step=5, budget_s=1e-9).share() == 1.0
+    assert Clock(steps=10, step=20).share() == 1.0
+
+
+def test_the_learning_rate_rises_then_falls():
+    assert schedule(0.05, 0.1) == pytest.approx(0.5)
+    assert schedule(0.1, 0.1) == pytest.approx(1.0)
+    assert schedule(0.55, 0.1) == pytest.approx(0.02 + 0.98 / 2)
+    assert schedule(1.0, 0.1) == pytest.approx(0.02)
+
+
+def test_only_matrices_decay():
+    model = make_learner().model
+    matrices, vectors = groups(model, 0.5)
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.5, 0.0)
+    assert len(matrices["params"]) + len(vectors["params"]) == len(list(model.parameters()))
+    assert all(weight.ndim <= 1 for weight in vectors["params"])

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from model.material import default_horizons, make_labels, prepare, without_itself
+from model.sequences import sequences
+from model.targets import Horizons
+from model.window import DAY_MS, WindowRule
+from tests.model.conftest import BEHAVIORS, HOUR_MS, make_log
+
+RULE = WindowRule()
+HORIZONS = Horizons(DAY_MS // 4, DAY_MS // 4)
+
+
+@pytest.fixture(scope="module")
+def material():
+    data = sequences(make_log(users=10, events=20))
+    return prepare(data, 150, BEHAVIORS, "purchase", RULE, HORIZONS)
+
+
+def test_the_vocabulary_knows_only_the_learning_part(material):
+    data = material.data
+    early = {item for item, place in zip(data.items, data.order, strict=True) if place < 150}
+    assert set(material.vocabulary.items.names) == early
+    assert early < set(data.items)
+
+
+def test_what_is_known_only_by_this_event_is_unknown_as_a_target():
+    rows = np.array([5, 5, 6, 2, 6])
+    inside = np.array([True, True, True, True, False])
+    got = without_itself(rows, 5, [2, 1], inside, least=1)
+    assert got.tolist() == [5, 5, 2, 2, 6]  # row 6 occurs once: unknown at that event, known to a later one
+
+
+def test_learning_and_checking_do_not_overlap(material):
+    learning, checking = np.flatnonzero(material.learning()), material.checking()
+    assert not set(learning.tolist()) & set(checking.tolist())
+    following = material.learned.next[learning]
+    assert (material.data.order[following] < 150).all()
+    times = material.data.times_ms
+    end = times[material.data.order < 150].max()
+    known = material.learned.churn_known
+    assert known.any()
+    assert (times[known] + HORIZONS.churn_ms <= end).all()
+
+
+def test_labels_are_the_next_events(material):
+    at = int(np.flatnonzero(material.learning())[3])
+    index = np.array([[at]])
+    labels = make_labels(material, index, index >= 0, material.learning(), material.learned)
+    assert labels.item_ids.item() == material.columns.item_ids[at + 1]
+    assert labels.behavior_rows.item() == material.columns.behavior_rows[at + 1]
+    gap = material.data.times_ms[at + 1] - material.data.times_ms[at]
+    assert labels.log_seconds.item() == pytest.approx(np.log1p(gap / 1000))
+    silent = make_labels(material, index, index < 0, material.learning(), material.learned)
+    assert silent.item_ids.item() == silent.log_seconds.item() == silent.goal.item() == silent.churn.item() == -1
+
+
+@pytest.mark.parametrize(("hours", "goal_hours", "churn_hours"), [(100 * 24, 24, 72), (10, 2, 2), (200, 24, 40)])
+def test_horizons_fit_the_log(hours, goal_hours, churn_hours):
+    got = default_horizons(np.array([0, hours * HOUR_MS]))
+    assert got == Horizons(goal_hours * HOUR_MS, churn_hours * HOUR_MS)

@@ -1,0 +1,88 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.sequences import FrameError, chunks, sequences, window_list
+from model.window import WindowRule
+
+
+def frame(rows):
+    """Rows of (user, time)."""
+    return pl.DataFrame(
+        {
+            "user_id": [user for user, _ in rows],
+            "timestamp": [time for _, time in rows],
+            "behavior": ["view"] * len(rows),
+            "item_id": [f"i{place}" for place in range(len(rows))],
+            "category": [None] * len(rows),
+        },
+        schema_overrides={"category": pl.String},
+    )
+
+
+def test_events_are_grouped_by_user_and_ties_keep_the_order_of_the_log():
+    data = sequences(frame([("b", 5), ("a", 7), ("b", 5), ("a", 3), ("b", 4)]))
+    assert data.items == ["i3", "i1", "i4", "i0", "i2"]
+    assert data.order.tolist() == [0, 4, 1, 2, 3]
+    assert data.first.tolist() == [0, 0, 2, 2, 2]
+    assert [list(window.items) for window in data.whole()] == [["i3", "i1"], ["i4", "i0", "i2"]]
+
+
+def test_rows_without_user_time_or_behaviour_are_left_out():
+    rows = frame([("a", 1), ("a", 2)]).with_columns(behavior=pl.Series(["view", None]))
+    assert sequences(rows).items == ["i0"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (frame([]), "the table of events is empty"),
+        (frame([("a", 1)]).drop("item_id", "category"), "has no column item_id, category"),
+        (frame([("a", 1)]).with_columns(timestamp=pl.lit("noon")), "has a column of the wrong type"),
+        (frame([(None, 1)]), "has no row with a user, a time and a behaviour"),
+    ],
+)
+def test_an_unusable_table_is_refused_in_one_line(bad, message):
+    with pytest.raises(FrameError, match=message) as caught:
+        sequences(bad)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_window_is_the_last_events_not_too_old():
+    data = sequences(frame([("a", time) for time in (0, 10, 20, 30)]))
+    assert data.window_starts(np.array([3]), WindowRule(events=3)).tolist() == [1]
+    assert data.window_starts(np.array([3]), WindowRule(events=3, age_ms=10)).tolist() == [2]  # 20 is just young enough
+    assert data.window_starts(np.array([3]), WindowRule(events=3, age_ms=9)).tolist() == [3]
+    window = data.window(3, WindowRule(events=2))
+    assert window == window_list(data, [3], WindowRule(events=2))[0]
+    assert (list(window.items), list(window.times_ms)) == (["i2", "i3"], [20, 30])
+
+
+lives = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40)), min_size=1, max_size=40)
+
+
+@given(lives, st.integers(1, 7), st.integers(1, 50), st.integers(0, 9), st.floats(0.1, 1))
+def test_every_learning_event_learns_once_inside_its_own_window(rows, events, age, offset, share):
+    data = sequences(frame(rows))
+    rule = WindowRule(events=events, age_ms=age)
+    until = max(1, int(len(rows) * share))
+    starts, lengths, begins = chunks(data, until, rule, offset)
+    learned = np.zeros(len(rows), np.int64)
+    for start, length, begin in zip(starts, lengths, begins, strict=True):
+        end = start + length - 1
+        assert start <= begin <= end
+        assert length <= events
+        assert data.users[start] == data.users[end]
+        learned[begin : end + 1] += 1
+        own = data.window_starts(np.arange(begin, end + 1), rule)
+        assert (own <= start).all()  # nobody sees more than serving would show
+    assert learned.tolist() == (data.order < until).astype(int).tolist()
+
+
+def test_a_long_life_learns_with_at_least_half_a_window():
+    data = sequences(frame([("a", time) for time in range(100)]))
+    starts, _, begins = chunks(data, 100, WindowRule(events=10), 3)
+    seen = (begins - starts)[begins >= 10]
+    assert seen.min() == 10 // 2

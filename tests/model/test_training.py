@@ -1,0 +1,141 @@
+import time
+
+import polars as pl
+import pytest
+
+from model.artifact import read_manifest
+from model.engine import Engine
+from model.evaluation import evaluate
+from model.training import TrainingError, train
+from model.window import Window, WindowRule
+from tests.model.conftest import BEHAVIORS, make_log
+
+
+def quick(frame, out, **options):
+    return train(frame, BEHAVIORS, "purchase", out, **{"epochs": 1, "device": "cpu", **options})
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path):
+    frame = make_log(users=10, events=20)
+    versions = [quick(frame, tmp_path / str(n), seed=seed).version for n, seed in enumerate((1, 1, 2))]
+    assert versions[0] == versions[1] != versions[2]
+
+
+def test_training_leaves_the_callers_random_numbers_alone(tmp_path):
+    import torch
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    quick(make_log(users=5, events=10), tmp_path / "m")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_nothing_after_the_training_part_reaches_the_model(log, tmp_path):
+    changed = log.with_row_index().with_columns(
+        item_id=pl.when(pl.col("index") >= 1600).then(pl.lit("later")).otherwise("item_id"),
+        behavior=pl.when(pl.col("index") >= 1600).then(pl.lit("purchase")).otherwise("behavior"),
+    )
+    assert quick(log, tmp_path / "a").version == quick(changed.drop("index"), tmp_path / "b").version
+
+
+def test_the_manifest_says_what_was_learned_from(model_directory, log):
+    manifest = read_manifest(model_directory)
+    assert (manifest.training.events, manifest.training.users) == (1600, 40)
+    assert manifest.training.until_ms == log["timestamp"][1599]
+    assert manifest.goal_horizon_ms > 0
+    assert 0 < manifest.metrics["validation item NDCG@10"] <= 1
+
+
+def test_the_whole_log_can_be_learned(tmp_path):
+    frame = make_log(users=6, events=15)
+    assert quick(frame, tmp_path / "m", train_until=1.0).events == 90
+    assert quick(frame, tmp_path / "n", train_until=1.0, validation=0).events == 90
+
+
+def test_a_budget_is_kept(tmp_path):
+    begun = time.monotonic()
+    result = quick(make_log(users=20, events=40), tmp_path / "m", time_budget_s=1.0, epochs=10_000)
+    assert time.monotonic() - begun < 10
+    Engine.load(result.directory, device="cpu")
+
+
+def test_progress_is_reported_in_order(tmp_path):
+    seen = []
+    quick(make_log(users=6, events=15), tmp_path / "m", progress=seen.append)
+    phases = list(dict.fromkeys(one.phase for one in seen))
+    assert phases == ["prepare", "train", "validate", "refit", "save"]
+    assert all(0 <= one.step <= one.total for one in seen)
+
+
+def test_training_beats_repeating(tmp_path):
+    """Users go round three items: the next one is the one least recently seen, which recency puts third."""
+    frame = make_log(users=60, events=60)
+    result = quick(frame, tmp_path / "m", epochs=8)
+    scores = evaluate(result.directory, frame, device="cpu").scores
+    assert scores["model"]["item NDCG@10"] > scores["repeat"]["item NDCG@10"] + 0.05
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (make_log().head(0), "the table of events is empty"),
+        (make_log().drop("behavior"), "has no column behavior"),
+        (make_log().with_columns(user_id=pl.lit(None, pl.String)), "no row with a user, a time and a behaviour"),
+        (make_log().head(1), "nothing to learn: no user has two events"),
+        (make_log(users=40, events=1), "nothing to learn: no user has two events"),
+        (make_log().with_columns(timestamp=pl.lit("noon")), "a column of the wrong type"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused_in_one_line(frame, message, tmp_path):
+    with pytest.raises(TrainingError, match=message) as caught:
+        quick(frame, tmp_path / "m")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "giant"}, "no preset 'giant'; there are small, base, large"),
+        ({"train_until": 0}, "train_until must be in"),
+        ({"validation": 1}, "validation in"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(options, message, tmp_path, log):
+    with pytest.raises(TrainingError, match=message):
+        quick(log, tmp_path / "m", **options)
+
+
+def test_a_goal_that_is_no_behaviour_and_a_place_that_is_taken(tmp_path, log):
+    with pytest.raises(TrainingError, match="the goal 'fly' is not one of the behaviours"):
+        train(log, BEHAVIORS, "fly", tmp_path / "m", epochs=1)
+    (tmp_path / "letter").write_text("dear")
+    with pytest.raises(TrainingError, match="holds something that is not a model"):
+        quick(log, tmp_path)
+
+
+def lone(**columns):
+    return make_log(users=4, events=12).with_columns(**columns)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        make_log(users=1, events=30),
+        lone(item_id=pl.lit("only")),
+        lone(behavior=pl.lit("view")),
+        lone(category=pl.lit(None, pl.String)),
+        lone(item_id=pl.lit(None, pl.String)),
+        lone(timestamp=pl.lit(5)),
+        lone(behavior=pl.lit("unlisted")),
+    ],
+    ids=["one user", "one item", "one behaviour", "no category", "no item", "one time", "unlisted behaviours"],
+)
+def test_poor_logs_still_give_a_model_that_answers(frame, tmp_path):
+    result = quick(frame, tmp_path / "m", window=WindowRule(events=8))
+    engine = Engine.load(result.directory, device="cpu")
+    forecast = engine.predict([Window(["only"], ["view"], [None], [0])])[0]
+    assert sum(forecast.next_behaviors) == pytest.approx(1)
+    assert (forecast.next_categories == []) == (frame["category"].null_count() == frame.height)
