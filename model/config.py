@@ -24,7 +24,7 @@ class NextMoveConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # tran
     width: int = 64
     layers: int = 2
     heads: int = 2
-    pointer_width: int = 32
+    pointer_width: int = 64
     dropout: float = 0.3
     unknown_items: float = 0.6  # share of known items shown as unknown in training: the unknown rows learn, and
     unknown_categories: float = 0.2  # what a user did is not learned by heart; categories likewise

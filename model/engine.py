@@ -25,7 +25,7 @@ from model.window import Window, WindowRule
 
 __all__ = ["ArtifactError", "Engine", "Forecast"]
 
-BATCH = 256  # windows per pass
+BATCH = 128  # windows per pass: more would only leave the cache
 GOLDEN_TOP_K = 10
 GOLDEN_TOLERANCE = 1e-3  # between machines and devices; the same machine gives 1e-6
 
@@ -158,7 +158,7 @@ class Engine:
 
 
 def choose_device(device: str) -> str:
-    """ "auto" is the GPU where there is one; raises ArtifactError for one that is not there."""
+    """For "auto" the GPU where there is one; raises ArtifactError for one that is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from itertools import chain
+from itertools import chain, repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,7 @@ def encode(windows: Sequence[Window], vocabulary: Vocabulary) -> Columns:
         item_ids=item_ids,
         category_rows=category_rows,
         category_ids=category_ids,
-        behavior_rows=np.fromiter((known.get(name, unknown_behavior) for name in behaviors), np.int64, total),
+        behavior_rows=np.fromiter(map(known.get, behaviors, repeat(unknown_behavior)), np.int64, total),
         times_ms=np.fromiter(chain.from_iterable(window.times_ms for window in windows), np.int64, total),
         starts=np.cumsum(lengths) - lengths,
         lengths=lengths,
@@ -91,17 +91,17 @@ def encode(windows: Sequence[Window], vocabulary: Vocabulary) -> Columns:
 def _named(names: Iterable[str | None], total: int, catalogue: Catalogue) -> tuple[Ints, Ints, list[str]]:
     """Rows and identities of `total` names, and the unknown names in the order of their identities."""
     listed = list(names)
-    known = catalogue.index
-    rows = np.fromiter((known.get(name, PAD) for name in listed), np.int64, total)  # type: ignore[arg-type]  # None: PAD
+    rows = np.fromiter(map(catalogue.index.get, listed, repeat(PAD)), np.int64, total)  # type: ignore[arg-type]  # None
     ids = rows.copy()
-    unknown: dict[str, int] = {}
+    unknown: dict[str, tuple[int, int]] = {}
     for position in np.flatnonzero(rows == PAD).tolist():
         name = listed[position]
         if name is None:
             rows[position], ids[position] = NONE, NO_IDENTITY
-        else:
-            rows[position] = catalogue.unknown_row(name)
-            ids[position] = unknown.setdefault(name, catalogue.rows + len(unknown))
+            continue
+        if name not in unknown:
+            unknown[name] = catalogue.unknown_row(name), catalogue.rows + len(unknown)
+        rows[position], ids[position] = unknown[name]
     return rows, ids, list(unknown)
 
 

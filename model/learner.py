@@ -22,6 +22,8 @@ from model.network import NextMoveModel
 from model.sequences import chunks
 
 VALIDATION_WINDOWS = 4096
+STEPS = 128  # per epoch, within what a step can hold
+MIN_POSITIONS, MAX_POSITIONS = 256, 4096
 BATCH_WINDOWS = 256  # while validating
 
 
@@ -42,9 +44,9 @@ class Recipe:
     learning_rate: float = 2e-3
     weight_decay: float = 1.0
     warmup: float = 0.05  # share of the schedule
-    epochs: int = 8
+    epochs: int = 6
     patience: int = 3  # epochs without improvement before the end
-    positions: int = 2048  # events per step
+    positions: int | None = None  # events per step; by default so many that an epoch has about STEPS steps
 
 
 @dataclass(slots=True)
@@ -87,6 +89,8 @@ class Learner:
         self.phase = phase
         self.random = np.random.default_rng(seed)
         self.learns = material.learning()
+        wanted = int(self.learns.sum()) // STEPS
+        self.positions = recipe.positions or min(MAX_POSITIONS, max(MIN_POSITIONS, wanted))
         self.clock = Clock(steps=recipe.epochs * len(list(self.batches(0))), budget_s=budget_s)
         self.optimizer = torch.optim.AdamW(groups(model, recipe.weight_decay), lr=recipe.learning_rate)
 
@@ -128,7 +132,7 @@ class Learner:
         material = self.material
         starts, lengths, begins = chunks(material.data, material.learn_until, material.rule, offset)
         order = np.argsort(lengths + self.random.random(len(lengths)) * 4, kind="stable")
-        ends = np.cumsum(lengths[order]) // self.recipe.positions
+        ends = np.cumsum(lengths[order]) // self.positions
         parts = np.split(order, np.flatnonzero(np.diff(ends)) + 1)
         for number in self.random.permutation(len(parts)).tolist():
             part = parts[number]
@@ -155,10 +159,8 @@ class Learner:
         return value
 
     def positions_to_check(self) -> Ints:
-        """Events that validate; a seeded sample where there are many, learned ones where there are none."""
+        """Events that validate; a seeded sample where there are many."""
         found = self.material.checking()
-        if len(found) == 0:
-            found = np.flatnonzero(self.learns)
         if len(found) > VALIDATION_WINDOWS:
             found = np.sort(self.random.choice(found, VALIDATION_WINDOWS, replace=False))
         return found

@@ -3,7 +3,7 @@
 Features:
 - an event is the sum of what happened: item, category, behaviour, log-bucketed gap to the event before, hour of day,
   and how often its item and its category already occurred in the window
-- pre-norm blocks, rotary positions, an attention bias from time difference, same session, same item, same category
+- pre-norm blocks; an attention bias from distance, time difference, same session, same item, same category
 - next item and next category: `p = g · softmax over the catalogue + (1 - g) · pointer over the distinct ones in the
   window`; the pointer also reaches names that the vocabulary does not know
 - the pointer sees recency rank, time since, sessions ago, count in the window, same category as the newest event
@@ -33,6 +33,7 @@ GAP_BUCKETS = 24  # powers of two of seconds: 1 s … 97 days
 HOUR_MS = 3_600_000
 COUNT_CAP = 8
 RELATIONS = 4
+DISTANCES = 128  # farther ones count as the farthest
 EVENT_DECAYS = (0.6, 0.9)  # weight of an event per event since
 TIME_DECAYS_S = (600.0, 43_200.0)  # time constants of an event's weight
 POINTER_FEATURES = 12 + 2 * (len(EVENT_DECAYS) + len(TIME_DECAYS_S))
@@ -68,6 +69,7 @@ class Relations:
     same_category: Tensor  # bool [B, L, L]
     log_age: Tensor  # [B, L, L] log seconds from key to query
     sessions_ago: Tensor  # [B, L, L]
+    maps: Tensor  # [B, RELATIONS, L, L] the same as numbers for the attention
 
 
 class Block(nn.Module):
@@ -81,6 +83,7 @@ class Block(nn.Module):
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.relation_weight = nn.Parameter(torch.zeros(RELATIONS, config.heads))
+        self.distance = nn.Embedding(DISTANCES, config.heads)  # bias by how many events ago
         self.mix = nn.Linear(width, width, bias=False)
         self.feed_norm = nn.LayerNorm(width)
         self.widen = nn.Linear(width, 4 * width)
@@ -92,13 +95,11 @@ class Block(nn.Module):
         normed = self.attention_norm(x)  # [B, L, D]
         asking = normed if at is None else pick(normed, at)  # [B, T, D]
         key, value = self.key_value(normed).chunk(2, dim=-1)  # [B, L, D] each
-        steps = torch.arange(x.shape[1], device=x.device)  # [L]
-        asked_at = steps[None] if at is None else at[:, None]  # [1 or B, T]
         mixed = F.scaled_dot_product_attention(
-            rotate(self.split(self.query(asking)), asked_at),  # [B, H, T, D/H]
-            rotate(self.split(key), steps[None]),
+            self.split(self.query(asking)),  # [B, H, T, D/H]
+            self.split(key),
             self.split(value),
-            attn_mask=self.bias(relations, asked_at, steps, at),  # [B, H, T, L]
+            attn_mask=self.bias(relations, at),  # [B, H, T, L]
         )
         y: Tensor = (x if at is None else pick(x, at)) + self.dropout(self.mix(mixed.transpose(1, 2).flatten(2)))
         fed: Tensor = self.dropout(self.narrow(F.gelu(self.widen(self.feed_norm(y)))))
@@ -108,22 +109,15 @@ class Block(nn.Module):
         """[B, T, D] → [B, H, T, D/H]."""
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
-    def bias(self, relations: Relations, asked_at: Tensor, steps: Tensor, at: Tensor | None) -> Tensor:
-        """Causal mask plus what the relations add, [B, H, T, L]."""
-        maps = (
-            relations.log_age * 0.1,
-            (relations.sessions_ago == 0).float(),
-            relations.same_item.float(),
-            relations.same_category.float(),
-        )
-        total: Tensor | None = None
-        for weight, relation in zip(self.relation_weight, maps, strict=True):  # weight [H]
-            rows = relation if at is None else pick(relation, at)  # [B, T, L]
-            term = weight[None, :, None, None] * rows[:, None]
-            total = term if total is None else total + term
-        assert total is not None  # there is at least one relation
-        later = steps[None, None, :] > asked_at[:, :, None]  # [1 or B, T, L]
-        return total.masked_fill(later[:, None], float("-inf"))
+    def bias(self, relations: Relations, at: Tensor | None) -> Tensor:
+        """Causal mask, what the distance adds, and what the relations add, [B, H, T, L]."""
+        maps = relations.maps if at is None else relations.maps[torch.arange(len(at), device=at.device), :, at, None]
+        length = maps.shape[-1]
+        related = (self.relation_weight.t() @ maps.flatten(2)).view(len(maps), self.heads, -1, length)  # [B, H, T, L]
+        steps = torch.arange(length, device=maps.device)
+        since = (steps[:, None] if at is None else at[:, None, None]) - steps  # [L, L] or [B, 1, L]
+        near: Tensor = self.distance(since.clamp(0, DISTANCES - 1)).movedim(-1, -3)  # [H, L, L] or [B, H, 1, L]
+        return related + near.masked_fill((since < 0) if at is None else (since < 0)[:, None], float("-inf"))
 
 
 class Pointer(nn.Module):
@@ -228,12 +222,12 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         gaps = torch.diff(times, dim=1, prepend=times[:, :1])  # [B, L]
         session = (gaps > self.config.session_gap_ms).cumsum(1).float()  # [B, L]
         seconds = (times[:, :, None] - times[:, None]).clamp(min=0).float() / 1000  # [B, L, L]
-        return Relations(
-            same_item=(item[:, :, None] == item[:, None]) & (item >= 0)[:, None],
-            same_category=(category[:, :, None] == category[:, None]) & (category >= 0)[:, None],
-            log_age=torch.log1p(seconds),
-            sessions_ago=(session[:, :, None] - session[:, None]).clamp(min=0),
-        )
+        same_item = (item[:, :, None] == item[:, None]) & (item >= 0)[:, None]
+        same_category = (category[:, :, None] == category[:, None]) & (category >= 0)[:, None]
+        log_age = torch.log1p(seconds)
+        sessions_ago = (session[:, :, None] - session[:, None]).clamp(min=0)
+        maps = torch.stack((log_age * 0.1, sessions_ago == 0, same_item, same_category), dim=1)
+        return Relations(same_item, same_category, log_age, sessions_ago, maps)
 
     def embed(self, batch: Batch, relations: Relations) -> Tensor:
         """Events as vectors [B, L, D]."""
@@ -295,19 +289,9 @@ def pick(x: Tensor, at: Tensor) -> Tensor:
     return x[torch.arange(x.shape[0], device=x.device), at][:, None]
 
 
-def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotary positions: x [B, H, T, D/H], positions [1 or B, T]."""
-    half = x.shape[-1] // 2
-    frequency = 1000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)  # [half]
-    angle = (positions[:, :, None].float() * frequency)[:, None]  # [1 or B, 1, T, half]
-    cos, sin = angle.cos(), angle.sin()
-    left, right = x[..., :half], x[..., half:]
-    return torch.cat((left * cos - right * sin, left * sin + right * cos), dim=-1)
-
-
 def seen_before(same: Tensor) -> tuple[Tensor, Tensor]:
     """For each event: seen before in the window (0 or 1), and the log of how often; same [B, L, L] → [B, L] twice."""
-    count = same.tril(-1).sum(-1)
+    count = same.tril(-1).sum(-1, dtype=torch.int32)
     return (count > 0).float(), torch.log1p(count.clamp(max=COUNT_CAP).float())
 
 
@@ -320,12 +304,19 @@ def candidates(
     """
     length = ids.shape[1]
     steps = torch.arange(length, device=ids.device)
-    again = torch.where(same.triu(1), steps, length).amin(-1)  # [B, L] next occurrence of the same, L if none
     asked_at = steps[None, :, None] if at is None else at[:, None, None]  # [1 or B, T, 1]
-    candidate = (steps <= asked_at) & (again[:, None] > asked_at) & (ids >= 0)[:, None]  # [B, T, L]
+    later = same.triu(1)  # [B, L, L] the same again
+    if at is None:
+        again = torch.where(later, steps, length).amin(-1)  # [B, L] next occurrence of the same, L if none
+        newest = again[:, None] > asked_at  # [B, T, L]
+    else:
+        newest = ~later.any(-1)[:, None]  # behind `at` there is only padding, which is never the same
+    candidate = newest & (steps <= asked_at) & (ids >= 0)[:, None]  # [B, T, L]
     recent = candidate.flip(-1).cumsum(-1).flip(-1).float() - 1  # [B, T, L] distinct ones more recent
     recent = recent.clamp(min=0)
-    count = same.tril().sum(-1).clamp(max=COUNT_CAP).float().clamp(min=1)[:, None].expand_as(recent)  # [B, T, L]
+    count = (
+        same.tril().sum(-1, dtype=torch.int32).clamp(max=COUNT_CAP).float().clamp(min=1)[:, None].expand_as(recent)
+    )  # [B, T, L]
     age, sessions = relations.log_age, relations.sessions_ago
     if at is not None:
         age, sessions = pick(age, at), pick(sessions, at)

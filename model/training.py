@@ -27,7 +27,7 @@ from model.evaluation import EvaluationError, evaluate
 from model.learner import Learner, Progress, Recipe
 from model.material import Material, default_horizons, prepare
 from model.network import NextMoveModel
-from model.sequences import FrameError, sequences, usable, window_list
+from model.sequences import FrameError, Sequences, sequences, usable, window_list
 from model.targets import Horizons
 from model.vocabulary import VocabularyError
 from model.window import WindowRule
@@ -35,6 +35,7 @@ from model.window import WindowRule
 __all__ = ["Progress", "TrainResult", "TrainingError", "train"]
 
 GOLDEN_WINDOWS = 8
+LEARNING = 0.8  # of a time budget; the rest is for validating and saving
 MANIFEST_MEASURES = (
     "item NDCG@10",
     "item HR@10",
@@ -98,8 +99,9 @@ def train(
 ) -> TrainResult:
     """Learns from the first `train_until` of the events by time and publishes the model at `out`.
 
-    The last `validation` share of those decides when to stop; 0 means: learn all `epochs`. With `time_budget_s` the
-    result depends on the machine's speed; without it the same seed on the same machine gives the same model.
+    The last `validation` share of those decides when to stop; 0 means: learn all `epochs`. `time_budget_s` bounds the
+    whole training, and the result then depends on the machine's speed; without it the same seed on the same machine
+    gives the same model.
     Raises TrainingError with one line.
     """
     begun = time.monotonic()
@@ -146,41 +148,42 @@ def _train(frame: pl.DataFrame, order: Order, out: Path, report: Callable[[Progr
     """Both passes; frame is the training range, sorted."""
     report(Progress("prepare", 0, 1))
     data = sequences(frame)
-    horizons = order.horizons or default_horizons(data.times_ms)
-    learn_until = len(data) - int(len(data) * order.validation)
-
-    def material(until: int) -> Material:
-        made = prepare(data, until, order.behaviors, order.goal, order.rule, horizons)
-        if not made.learning().any():
-            raise TrainingError("nothing to learn: no user has two events in the training part")
-        return made
-
-    def learner(made: Material, phase: str, budget_s: float | None = None) -> Learner:
-        torch.manual_seed(order.seed)
-        model = new_model(made, order.preset)
-        return Learner(
-            model, made, order.recipe, order.seed, report, budget_s=budget_s, device=order.device, phase=phase
-        )
-
-    budget_s = None if order.budget_s is None else max(1.0, order.budget_s - (time.monotonic() - begun))
-    first = learner(material(learn_until), "train", budget_s)
+    made = _first_material(data, order)
+    budget_s = None if order.budget_s is None else max(1.0, LEARNING * order.budget_s - (time.monotonic() - begun))
+    first = _learner(made, order, report, "train", budget_s)
     report(Progress("prepare", 1, 1))
-    epochs, metrics = first.run()
-    if epochs == 0:
-        raise TrainingError("training diverged: the loss is not a number")
-    parts = assemble(first, order, epochs, {_title(name): value for name, value in metrics.items()})
-    measured = measure(parts, frame, learn_until / len(data))
-    manifest = msgspec.structs.replace(parts.manifest, metrics={**parts.manifest.metrics, **measured})
-    parts = msgspec.structs.replace(parts, manifest=manifest)
-    if order.budget_s is None and learn_until < len(data):
-        second = learner(material(len(data)), "refit")
-        if second.run(stop_after=epochs)[0] == 0:
-            raise TrainingError("training diverged: the loss is not a number")
-        parts = assemble(second, order, epochs, manifest.metrics)
+    validates = made.learn_until < len(data)
+    epochs, losses = first.run(stop_after=None if validates else order.recipe.epochs)
+    metrics = {_title(name): value for name, value in losses.items()}
+    parts = assemble(first, order, epochs, metrics)
+    metrics |= measure(parts, frame, made.learn_until / len(data))
+    if order.budget_s is None and validates:
+        made = prepare(data, len(data), order.behaviors, order.goal, order.rule, made.horizons)
+        second = _learner(made, order, report, "refit")
+        parts = assemble(second, order, second.run(stop_after=epochs)[0], metrics)
+    parts = msgspec.structs.replace(parts, manifest=msgspec.structs.replace(parts.manifest, metrics=metrics))
     report(Progress("save", 0, 1))
-    published = artifact.publish(out, with_golden(parts, first.material))
+    published = artifact.publish(out, with_golden(parts, made))
     report(Progress("save", 1, 1))
     return published
+
+
+def _first_material(data: Sequences, order: Order) -> Material:
+    """All but the last part is learned from; everything where nothing could be learned otherwise."""
+    horizons = order.horizons or default_horizons(data.times_ms)
+    for until in (len(data) - int(len(data) * order.validation), len(data)):
+        made = prepare(data, until, order.behaviors, order.goal, order.rule, horizons)
+        if made.learning().any():
+            return made
+    raise TrainingError("nothing to learn: no user has two events in the training part")
+
+
+def _learner(
+    made: Material, order: Order, report: Callable[[Progress], None], phase: str, budget_s: float | None = None
+) -> Learner:
+    torch.manual_seed(order.seed)
+    model = new_model(made, order.preset)
+    return Learner(model, made, order.recipe, order.seed, report, budget_s=budget_s, device=order.device, phase=phase)
 
 
 def _title(name: str) -> str:
@@ -220,7 +223,9 @@ def log_share(rows: np.ndarray, first: int, total: int) -> Tensor:
 
 
 def assemble(learner: Learner, order: Order, epochs: int, metrics: dict[str, float]) -> Artifact:
-    """The parts of an artefact, without golden answers."""
+    """The parts of an artefact, without golden answers; raises TrainingError where no epoch ended with a number."""
+    if epochs == 0:
+        raise TrainingError("training diverged: the loss is not a number")
     material = learner.material
     inside = material.data.order < material.learn_until
     times = material.data.times_ms[inside]

@@ -2,6 +2,7 @@ import time
 
 import polars as pl
 import pytest
+import torch
 
 from model.artifact import read_manifest
 from model.engine import Engine
@@ -22,7 +23,6 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path):
 
 
 def test_training_leaves_the_callers_random_numbers_alone(tmp_path):
-    import torch
 
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -139,3 +139,16 @@ def test_poor_logs_still_give_a_model_that_answers(frame, tmp_path):
     forecast = engine.predict([Window(["only"], ["view"], [None], [0])])[0]
     assert sum(forecast.next_behaviors) == pytest.approx(1)
     assert (forecast.next_categories == []) == (frame["category"].null_count() == frame.height)
+
+
+def test_a_loss_that_is_no_number_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("model.learner.Learner.step", lambda *_: float("nan"))
+    with pytest.raises(TrainingError, match="training diverged: the loss is not a number"):
+        quick(make_log(users=6, events=15), tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_all_pairs_lie_in_the_validation_part_all_is_learned(tmp_path):
+    frame = make_log(users=10, events=1)
+    again = frame.tail(1).with_columns(timestamp=pl.col("timestamp") + 1)
+    assert quick(pl.concat([frame, again]), tmp_path / "m", train_until=1.0, validation=0.5).events == 11
