@@ -28,6 +28,7 @@ from faust.types.tuples import RecordMetadata
 
 from stream_app.dead_letters import dead_letter, without_value
 from stream_app.events import Reason, Record, Rejected
+from stream_app.intake import Chunk, ChunkOrder
 from stream_app.observations import BatchReport, Observer
 from stream_app.pipeline import Batch, Outputs, Pipeline
 from stream_app.predictions import Message
@@ -52,6 +53,7 @@ class PredictionAgent:
         self._pipeline = pipeline
         self._table = table
         self._observe = observe
+        self.order = ChunkOrder()
         self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
         self._started: float | None = None  # monotonic seconds; when the chunk in work was taken up
 
@@ -66,7 +68,8 @@ class PredictionAgent:
             in_flight: Awaitable[None] | None = None
             events: AsyncIterable[EventT[list[Record]]] = stream.noack().events()  # type: ignore[attr-defined]  # Stream's
             async for event in events:  # 1. Intake
-                records = cast(list[Record], event.value)
+                records = cast(Chunk, event.value)
+                self.order.take(event.message.tp, records)
                 report = BatchReport(event.message.partition, records=len(records))
                 batch = self._prepare(records, report)
                 if in_flight is not None:

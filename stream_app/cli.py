@@ -157,7 +157,6 @@ def replay(
     quiet: Quiet = False,
 ) -> None:
     """Play a log into the input topic, or straight through the pipeline into a file."""
-    from model.artifact import ArtifactError
     from stream_app.event_logs import LogError
     from stream_app.player import play_inline, play_to_kafka
     from stream_app.replay import ReplayError
@@ -165,7 +164,7 @@ def replay(
     if to not in ("kafka", "inline"):
         raise typer.BadParameter("--to is kafka or inline")
     _override(model=model, broker=broker, partitions=partitions)
-    with _one_line(ArtifactError, LogError, ReplayError):
+    with _one_line(LogError, ReplayError):
         settings, frame = _settings(), _read(logs, format_, mapping).frame
         frame = frame.slice(int(len(frame) * since))
         if to == "kafka":

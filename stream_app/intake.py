@@ -31,13 +31,27 @@ class ChunkLimits:
     per_user: int = 16
 
 
+class ChunkLostError(Exception):
+    """A chunk that was fetched never reached the agent; the ones behind it must not be folded first."""
+
+
+class Chunk(list[Record]):
+    """Records of one partition, in offset order.
+
+    `follows` is the offset of the record fetched before the first; None after a start or a seek.
+    """
+
+    follows: int | None = None
+
+
 class Carrier:
     """A chunk in the clothes of an aiokafka record, for Faust."""
 
     __slots__ = ("_last", "value")
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.value = records
+    def __init__(self, records: Sequence[Record], follows: int | None = None) -> None:
+        self.value = Chunk(records)
+        self.value.follows = follows
         self._last = records[-1]
 
     key = None
@@ -59,6 +73,9 @@ class ChunkScheduler(DefaultSchedulingStrategy):
     input_topic: ClassVar[str]
     limits: ClassVar[ChunkLimits] = ChunkLimits()
 
+    def __init__(self) -> None:
+        self._fetched: dict[TP, int] = {}  # the last offset handed on, by partition
+
     @classmethod
     def for_topic(cls, topic: str, limits: ChunkLimits) -> type[ChunkScheduler]:
         """The scheduler class for one input topic."""
@@ -74,7 +91,33 @@ class ChunkScheduler(DefaultSchedulingStrategy):
 
     def _carriers(self, tp: TP, fetched: Sequence[Record]) -> Iterator[tuple[TP, Carrier]]:
         for chunk in chunks(fetched, self.limits):
-            yield tp, Carrier(chunk)
+            before = self._fetched.get(tp)
+            self._fetched[tp] = chunk[-1].offset
+            yield tp, Carrier(chunk, before if before is not None and before < chunk[0].offset else None)
+
+    def forget(self) -> None:
+        """Partitions are moving: what was fetched before says nothing about what comes."""
+        self._fetched.clear()
+
+
+class ChunkOrder:
+    """Watches that no chunk between two others is missing.
+
+    Faust drops what waits in its queues whenever it resumes its flow, even if the records will not be fetched again.
+    """
+
+    def __init__(self) -> None:
+        self._taken: dict[TP, int] = {}  # the last offset taken up, by partition
+
+    def take(self, tp: TP, chunk: Chunk) -> None:
+        """Take up the next chunk. Raises ChunkLostError if the one before it was not taken."""
+        if chunk.follows is not None and self._taken.get(tp) != chunk.follows:
+            raise ChunkLostError(f"{tp.topic}-{tp.partition}: the records up to {chunk.follows} never came")
+        self._taken[tp] = chunk[-1].offset
+
+    def forget(self) -> None:
+        """Partitions are moving."""
+        self._taken.clear()
 
 
 def chunks(records: Sequence[Record], limits: ChunkLimits) -> Iterator[list[Record]]:

@@ -19,7 +19,6 @@ from stream_app.behaviors import Behaviors
 from stream_app.connection import security
 from stream_app.replay import Progress as Report
 from stream_app.replay import ReplayError, inline, to_kafka
-from stream_app.serving import load_engine, new_pipeline
 from stream_app.settings import Settings
 from stream_app.topics import TopicError, describe
 
@@ -46,10 +45,16 @@ def play_inline(
     console: Console,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Run the log through the steps of the worker; what was done, by name. Raises ReplayError and ArtifactError."""
+    """Run the log through the steps of the worker; what was done, by name. Raises ReplayError."""
+    from model.artifact import ArtifactError  # these load torch, which nothing else here needs
+    from stream_app.serving import load_engine, new_pipeline
+
     if out is None:
         raise ReplayError("an inline replay needs --out FILE")
-    pipeline = new_pipeline(load_engine(settings), settings, behaviors)
+    try:
+        pipeline = new_pipeline(load_engine(settings), settings, behaviors)
+    except ArtifactError as error:
+        raise ReplayError(str(error)) from None
     start = perf_counter()
     with _opened(out) as file, _bar(len(frame), console, quiet=quiet) as report:
         done = inline(

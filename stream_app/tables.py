@@ -46,11 +46,17 @@ class HistoryTable(faust.Table[bytes, bytes]):
             self.data.set_persisted_offset(TP(last.topic, last.partition), last.offset)
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
-        """Faust's hook after a rebalance; drops the users of partitions that went elsewhere.
+        """Faust's hook after a rebalance, before it makes the input partitions readable.
 
-        A memory store is one dictionary for all partitions, and Faust forgets in it only what recovery itself put there.
+        The flow is stopped until Faust resumes it, which is the last thing it does. Otherwise records come in while it
+        still seeks, and are lost: they wait in a queue that resuming clears, and are not fetched again.
+
+        It also drops the users of partitions that went elsewhere. A memory store is one dictionary for all partitions,
+        and Faust forgets in it only what recovery itself put there.
         """
         await super().on_recovery_completed(active_tps, standby_tps)
+        self.app.consumer.stop_flow()
+        self.app.flow_control.suspend()
         if self.app.conf.store.scheme == "memory":
             here = {tp.partition for tp in active_tps | standby_tps}
             for key in [key for key, value in self.data.items() if partition_of(value) not in here]:

@@ -5,6 +5,7 @@ Faust's web server carries it. All that Faust itself would serve there, table da
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from time import time
 from typing import Any, Protocol
 
@@ -19,6 +20,9 @@ from stream_app.metrics import WorkerMetrics
 from stream_app.settings import Settings
 
 
+Handler = Callable[[Any, Any], Awaitable[web.StreamResponse]]
+
+
 class Shown(Protocol):
     """What the pages need of a worker."""
 
@@ -31,7 +35,9 @@ class Shown(Protocol):
 
 def add_pages(app: faust.App, settings: Settings, worker: Shown) -> None:
     """Register the three pages."""
-    page: Any = app.page  # typed for Faust's own view classes; a plain aiohttp handler works as well
+    page: Callable[..., Callable[[Handler], Handler]] = (
+        app.page
+    )  # a plain aiohttp handler works as well as Faust's views
 
     @page("/metrics", name="metrics")
     async def show_metrics(self: Any, request: Any) -> web.StreamResponse:

@@ -69,6 +69,8 @@ class Worker:
     async def forget_partitions(self, *_: Any, **__: Any) -> None:
         """Partitions are moving: what is decoded in memory may soon be somebody else's to change."""
         self.pipeline.cache.clear()
+        self.agent.order.forget()
+        self._app.consumer.scheduler.forget()  # type: ignore[attr-defined]  # ours, by the options
         self._last_ms.clear()
 
     async def limit_shutdown(self, *_: Any, **__: Any) -> None:

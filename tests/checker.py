@@ -162,8 +162,17 @@ def unequal(found: Topics) -> list[str]:
             wrong.append(f"the prediction for {place} lies in partition {record.partition}")
         before = first.setdefault(place, record)
         if before is not record and not same_value(before.value, record.value):
-            wrong.append(f"two different predictions for {place}")
+            wrong.append(f"two different predictions for {place}: {_difference(before, record)}")
     return wrong
+
+
+def _difference(one: ConsumerRecord, other: ConsumerRecord) -> str:
+    """Where two predictions differ, and when they were written."""
+    if one.value is None or other.value is None:
+        return "one is an erasure"
+    before, after = json.loads(one.value), json.loads(other.value)
+    fields = {name: (before[name], after[name]) for name in before if not same(before[name], after.get(name))}
+    return f"offsets {one.offset} and {other.offset}, {fields}"
 
 
 def repeats(found: Topics) -> int:

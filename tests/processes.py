@@ -35,7 +35,8 @@ def free_port() -> int:
 class WorkerProcess:
     """`nextmove worker` in a process of its own, its output kept in `log_path`."""
 
-    def __init__(self, log_path: Path, **environment: str) -> None:
+    def __init__(self, log_path: Path, program: str = "stream_app.cli", **environment: str) -> None:
+        self._program = program
         self.log_path = log_path
         self.port = free_port()
         self._environment = {"web_port": str(self.port), "session_timeout_s": "6", **environment}
@@ -45,7 +46,7 @@ class WorkerProcess:
         """Start, and wait until it is ready."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*NEXTMOVE, "worker"], env=_environment(self._environment), stdout=log, stderr=log
+                [sys.executable, "-m", self._program, "worker"], env=_environment(self._environment), stdout=log, stderr=log
             )
         deadline = time.monotonic() + READY_LIMIT_S
         while not self.ready():

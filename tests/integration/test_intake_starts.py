@@ -1,0 +1,33 @@
+"""What lies on the topic when a worker starts is read from the first record on, however slowly the start goes.
+
+Faust makes the input partitions readable, seeks to the committed offsets, and only then clears its queues: records that
+came in between were lost, silently.
+"""
+
+import asyncio
+from pathlib import Path
+
+from stream_app.broker import EmbeddedBroker
+from tests import checker
+from tests.checker import Names
+from tests.integration.conftest import PARTITIONS, deployment
+from tests.processes import WorkerProcess, nextmove
+
+
+def test_nothing_is_lost_between_seek_and_start(names: Names, shop: Path, shop_model: Path, tmp_path: Path) -> None:
+    topics = dict.fromkeys((names.events, names.predictions, names.dead_letters, names.changelog), PARTITIONS)
+    with EmbeddedBroker(topics) as broker:
+        settings = deployment(broker.bootstrap, names, shop_model)
+        with WorkerProcess(tmp_path / "first.log", **settings):
+            events = play(broker.bootstrap, names, shop, settings)
+            checker.wait_for_answers(broker.bootstrap, names, at_least=events, limit_s=60)
+        events = play(broker.bootstrap, names, shop, settings)
+        with WorkerProcess(tmp_path / "second.log", program="tests.slow_seek_worker", **settings):  # has to recover
+            checker.wait_for_answers(broker.bootstrap, names, at_least=events, limit_s=60)
+
+
+def play(bootstrap: str, names: Names, shop: Path, settings: dict[str, str]) -> int:
+    """Send the last part of the log; the events on the topic then."""
+    done = nextmove("replay", str(shop), "--to", "kafka", "--since", "0.4", "-q", **settings)
+    assert done.returncode == 0, done.stderr
+    return len(asyncio.run(checker.read_topic(bootstrap, names.events)))
