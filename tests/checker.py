@@ -274,7 +274,7 @@ def _event(record: ConsumerRecord) -> dict[str, Any] | None:
             and event["user_id"].encode() == record.key
             and isinstance(event["timestamp"], int)
             and 631_152_000_000 <= event["timestamp"] <= record.timestamp + 3_600_000
-            and (event["behavior"] in ABOUT_NOTHING or event["behavior"] in ABOUT_ITEMS and event.get("item_id"))
+            and (event["behavior"] in ABOUT_NOTHING or (event["behavior"] in ABOUT_ITEMS and event.get("item_id")))
             and isinstance(event.get("item_id", ""), str)
         )
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -46,7 +46,10 @@ class WorkerProcess:
         """Start, and wait until it is ready."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self._program, "worker"], env=_environment(self._environment), stdout=log, stderr=log
+                [sys.executable, "-m", self._program, "worker"],
+                env=_environment(self._environment),
+                stdout=log,
+                stderr=log,
             )
         deadline = time.monotonic() + READY_LIMIT_S
         while not self.ready():

@@ -180,4 +180,3 @@ def test_a_replay_that_only_says_what_it_would_send(model: Path) -> None:
 def test_an_inline_replay_needs_a_place_for_its_predictions(model: Path) -> None:
     log = str(model.parent / "shop.jsonl")
     assert "--out" in refusal("replay", log, "--to", "inline", "--model", str(model), "-q")
-
