@@ -19,7 +19,6 @@ from stream_app.agent import PredictionAgent
 from stream_app.metrics import WorkerMetrics
 from stream_app.settings import Settings
 
-
 Handler = Callable[[Any, Any], Awaitable[web.StreamResponse]]
 
 
@@ -36,7 +35,6 @@ class Shown(Protocol):
 def add_pages(app: faust.App, settings: Settings, worker: Shown) -> None:
     """Register the three pages."""
     page = cast(Callable[..., Callable[[Handler], Handler]], app.page)  # a plain aiohttp handler is as good as a view
-    )  # a plain aiohttp handler works as well as Faust's views
 
     @page("/metrics", name="metrics")
     async def show_metrics(self: Any, request: Any) -> web.StreamResponse:
