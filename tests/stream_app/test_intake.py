@@ -11,7 +11,7 @@ from faust.types import TP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.intake import Carrier, ChunkLimits, ChunkScheduler, chunks
+from stream_app.intake import Carrier, Chunk, ChunkLimits, ChunkLostError, ChunkOrder, ChunkScheduler, chunks
 from tests.stream_app.records import NOW_MS, FakeRecord
 
 INPUT = "user-events"
@@ -174,7 +174,7 @@ def consumer_record(offset: int) -> ConsumerRecord:
 def test_a_carrier_stands_at_the_place_of_its_last_record() -> None:
     records = [consumer_record(4), consumer_record(9)]
     carrier = Carrier(records)
-    assert carrier.value is records
+    assert carrier.value == records
     assert (carrier.topic, carrier.partition, carrier.offset) == (INPUT, 3, 9)
     assert (carrier.timestamp, carrier.timestamp_type) == (NOW_MS + 9, 0)
 
@@ -187,3 +187,88 @@ def test_a_carrier_has_every_field_of_a_record_and_no_single_key() -> None:
     assert (carrier.serialized_key_size, carrier.serialized_value_size) == (0, 0)
     with pytest.raises(AttributeError):
         carrier.nonsense  # noqa: B018  # the look-up is the test
+
+
+# The order of chunks: what was fetched and never taken up is noticed
+
+PLACE = TP(INPUT, 0)
+
+
+def carriers(scheduler: ChunkScheduler, offsets: Sequence[int]) -> list[Chunk]:
+    """What the agent would get of one fetch: a chunk per record."""
+    records = [FakeRecord(offset=offset, key=b"a", value=b"1") for offset in offsets]
+    return [carrier.value for _, carrier in scheduler.iterate({PLACE: records})]
+
+
+def take(order: ChunkOrder, chunks: Sequence[Chunk]) -> None:
+    for chunk in chunks:
+        order.take(PLACE, chunk)
+
+
+def one_by_one() -> tuple[ChunkScheduler, ChunkOrder]:
+    return scheduler(ChunkLimits(records=1)), ChunkOrder()
+
+
+def test_a_chunk_follows_the_last_record_fetched_before_it() -> None:
+    fetching, _ = one_by_one()
+    assert [chunk.follows for chunk in carriers(fetching, [4, 5, 9])] == [None, 4, 5]
+    assert [chunk.follows for chunk in carriers(fetching, [10])] == [9]
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_chunk_that_never_came_is_noticed_by_the_one_behind_it(lost: int) -> None:
+    fetching, order = one_by_one()
+    take(order, carriers(fetching, [3]))
+    fetched = carriers(fetching, [4, 5, 6, 7])
+    take(order, fetched[:lost])
+    with pytest.raises(ChunkLostError, match=rf"^user-events-0: the records up to {4 + lost} never came$"):
+        order.take(PLACE, fetched[lost + 1])
+
+
+def test_the_first_chunks_of_all_may_not_be_lost_either() -> None:
+    """What came in before the agent took anything up, and was dropped."""
+    fetching, order = one_by_one()
+    _, second = carriers(fetching, [0, 1])
+    with pytest.raises(ChunkLostError):
+        order.take(PLACE, second)
+
+
+def test_gaps_in_the_offsets_are_no_loss() -> None:
+    """Compaction and the markers of transactions leave them, within a fetch and between two."""
+    fetching, order = one_by_one()
+    take(order, carriers(fetching, [0, 3, 17]))
+    take(order, carriers(fetching, [40, 41]))
+
+
+def test_a_start_in_the_middle_is_no_loss() -> None:
+    fetching, order = one_by_one()
+    take(order, carriers(fetching, [1000, 1001]))
+
+
+@pytest.mark.parametrize("back_to", [0, 6])
+def test_a_seek_back_is_no_loss(back_to: int) -> None:
+    """Faust seeks to the committed offset; the records from there on come once more."""
+    fetching, order = one_by_one()
+    take(order, carriers(fetching, [5, 6]))
+    carriers(fetching, [7, 8])  # dropped, and fetched again
+    take(order, carriers(fetching, range(back_to, 9)))
+
+
+def test_partitions_are_watched_apart() -> None:
+    fetching, order = one_by_one()
+    other = TP(INPUT, 1)
+    fetched = [FakeRecord(INPUT, 1, offset, NOW_MS, b"a", b"1") for offset in (70, 71)]
+    take(order, carriers(fetching, [0, 1]))
+    for _, carrier in fetching.iterate({other: fetched}):
+        order.take(other, carrier.value)
+    take(order, carriers(fetching, [2]))
+
+
+def test_partitions_that_come_back_start_anew() -> None:
+    """Somebody else worked on them meanwhile: what this worker fetched or took up before says nothing."""
+    fetching, order = one_by_one()
+    take(order, carriers(fetching, [0, 1]))
+    carriers(fetching, [2, 3])
+    fetching.forget()
+    order.forget()
+    take(order, carriers(fetching, [50, 51]))
