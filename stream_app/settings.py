@@ -24,7 +24,12 @@ TopicName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
 class Settings(BaseSettings):
     """See each field; `nextmove settings` prints them with their sources resolved and secrets redacted."""
 
-    model_config = SettingsConfigDict(env_prefix="NEXTMOVE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="NEXTMOVE_",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,  # which may be a password
+    )
 
     # What to predict with
     model: Path | None = Field(None, description="directory of the model artefact; the worker needs one")
@@ -118,6 +123,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then environment, then the TOML file."""
-        file = Path(os.environ.get("NEXTMOVE_CONFIG", "nextmove.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+        """Arguments, then environment, then the TOML file, which must be there if it was named."""
+        named = os.environ.get("NEXTMOVE_CONFIG")
+        if named and not Path(named).is_file():
+            raise ValueError(f"NEXTMOVE_CONFIG names {named}, and there is no such file")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(named or "nextmove.toml"))
