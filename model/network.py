@@ -210,7 +210,7 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
                 h, keys, batch.category_ids, relations.same_category, relations.same_item, relations, at, 1
             ),
             behaviors=self.behavior_head(h),
-            goal=self.goal_head(h).squeeze(-1),
+            goal=self.goal_head(h.detach()).squeeze(-1),  # its labels repeat over a user's events: learned by heart
             churn=self.churn_head(h).squeeze(-1),
             log_seconds=torch.cat((lowest, lowest + spread.cumsum(-1)), dim=-1),
         )

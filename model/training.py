@@ -8,8 +8,10 @@ nothing is printed.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,12 +98,14 @@ def train(
     horizons: Horizons | None = None,
     progress: Callable[[Progress], None] | None = None,
     device: str = "auto",
+    threads: int | None = None,
 ) -> TrainResult:
     """Learns from the first `train_until` of the events by time and publishes the model at `out`.
 
     The last `validation` share of those decides when to stop; 0 means: learn all `epochs`. `time_budget_s` bounds the
     whole training, and the result then depends on the machine's speed; without it the same seed on the same machine
-    gives the same model.
+    gives the same model. `threads` is half the cores by default: the matrices are small, and threads that wait for
+    a core that others use cost more than they bring.
     Raises TrainingError with one line.
     """
     begun = time.monotonic()
@@ -129,7 +133,7 @@ def train(
         artifact.check_place(Path(out))
         frame = usable(frame).sort("timestamp", maintain_order=True)
         frame = frame.head(max(1, int(frame.height * train_until)))
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _threads(threads or max(1, (os.cpu_count() or 1) // 2)):
             manifest = _train(frame, order, Path(out), report, begun)
     except (FrameError, VocabularyError, ArtifactError) as error:
         raise TrainingError(str(error)) from error
@@ -142,6 +146,17 @@ def train(
         users=manifest.training.users,
         metrics=dict(manifest.metrics),
     )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """With this many threads for torch, as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _train(frame: pl.DataFrame, order: Order, out: Path, report: Callable[[Progress], None], begun: float) -> Manifest:

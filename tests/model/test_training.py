@@ -31,6 +31,12 @@ def test_training_leaves_the_callers_random_numbers_alone(tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_training_leaves_the_number_of_threads_alone(tmp_path):
+    before = torch.get_num_threads()
+    quick(make_log(users=5, events=10), tmp_path / "m", threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
 def test_nothing_after_the_training_part_reaches_the_model(log, tmp_path):
     changed = log.with_row_index().with_columns(
         item_id=pl.when(pl.col("index") >= 1600).then(pl.lit("later")).otherwise("item_id"),
