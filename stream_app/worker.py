@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from threading import Timer
@@ -22,6 +23,8 @@ from stream_app.pipeline import Pipeline
 from stream_app.serving import load_engine, new_pipeline
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
+
+log = logging.getLogger("nextmove")
 
 
 class Worker:
@@ -57,6 +60,9 @@ class Worker:
         """Take note of a finished chunk."""
         self._last_ms[report.partition] = report.last_timestamp_ms
         self.metrics.observe(report)
+        if report.dead_letters:
+            counts = ", ".join(f"{count} {reason}" for reason, count in report.dead_letters.items())
+            log.warning("dead letters of partition %d: %s", report.partition, counts)
 
     def refresh_metrics(self) -> None:
         """Set the metrics that are read off at a scrape."""
