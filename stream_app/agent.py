@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from time import monotonic
 from typing import cast
 
@@ -93,7 +94,7 @@ class PredictionAgent:
             self._pipeline.score(batch, forecasts)
             outputs = self._pipeline.conclude(batch, forecasts)
         with report.stage("emit"):  # 6. Emit
-            await self._deliver(event.message.partition, outputs)
+            outputs = await self._deliver(event.message.partition, outputs)
         with report.stage("ack"):  # 7. Ack
             event.ack()
             await self._commit(event.message.tp, event.message.offset + 1)
@@ -101,18 +102,21 @@ class PredictionAgent:
         self._started = None
         self._observe(report.done(batch, outputs, records))
 
-    async def _deliver(self, partition: int, outputs: Outputs) -> None:
-        """Produce all outputs and wait until the broker has every one."""
-        letters = [(message, reason) for message, reason in outputs.dead_letters]
-        predictions = [await self._send(self._settings.output_topic, partition, m) for _, m in outputs.predictions]
+    async def _deliver(self, partition: int, outputs: Outputs) -> Outputs:
+        """Produce all outputs and wait until the broker has every one; what it has then, refused predictions as letters."""
+        sent = [await self._send(self._settings.output_topic, partition, m) for _, m in outputs.predictions]
         changelog = await self._table.write_changelog(partition, outputs.states)
         delivered = await asyncio.gather(*changelog)
-        for (record, _), sent in zip(outputs.predictions, predictions, strict=True):
-            if not await _accepted(sent):
+        predictions, letters = [], list(outputs.dead_letters)
+        for (record, message), future in zip(outputs.predictions, sent, strict=True):
+            if await _accepted(future):
+                predictions.append((record, message))
+            else:
                 rejected = Rejected(Reason.EMIT, "the prediction is larger than the broker takes")
                 letters.append((dead_letter(record, rejected), rejected.reason))
         await self._deliver_letters(partition, (message for message, _ in letters))
         self._table.apply(outputs.states, delivered)
+        return replace(outputs, predictions=predictions, dead_letters=letters)
 
     async def _deliver_letters(self, partition: int, letters: Iterable[Message]) -> None:
         """A letter that the broker finds too large goes without its value, which stays where it came from."""
