@@ -156,6 +156,7 @@ async def _play(frame: pl.DataFrame, settings: Settings, seconds: float, console
             live.refresh()
         await feeding
         show.figures.update(await _figures(settings))
+        console.print()
         console.print(_summary(books, show))
     return books
 
@@ -165,7 +166,7 @@ async def _feed(frame: pl.DataFrame, settings: Settings, seconds: float, books: 
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.broker,
         enable_idempotence=True,
-        linger_ms=50,  # the embedded broker answers a fetch with one produced batch: let it hold more than one event
+        linger_ms=200,  # the embedded broker answers a fetch with one produced batch: let it hold more than one event
     )
     await producer.start()
 

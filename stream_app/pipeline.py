@@ -245,12 +245,14 @@ class Pipeline:
             user_id=event.user_id,
             event_id=event.event_id,
             as_of=event.time_ms,
-            next_behaviors=dict(zip(self._predictor.behaviors, forecast.next_behaviors, strict=True)),
-            next_items=[NextItem(*item) for item in forecast.next_items],
-            next_categories=[NextCategory(*category) for category in forecast.next_categories],
-            purchase_probability=forecast.purchase_probability,
-            time_to_next_s=TimeToNext(*forecast.time_to_next_s),
-            churn_probability=forecast.churn_probability,
+            next_behaviors={
+                name: _rounded(p) for name, p in zip(self._predictor.behaviors, forecast.next_behaviors, strict=True)
+            },
+            next_items=[NextItem(item, _rounded(p), behavior) for item, p, behavior in forecast.next_items],
+            next_categories=[NextCategory(category, _rounded(p)) for category, p in forecast.next_categories],
+            purchase_probability=_rounded(forecast.purchase_probability),
+            time_to_next_s=TimeToNext(*(round(seconds, 3) for seconds in forecast.time_to_next_s)),
+            churn_probability=_rounded(forecast.churn_probability),
             model_version=self._predictor.version,
             history_length=len(request.window.times_ms),
             fallback=forecast.fallback,
@@ -261,6 +263,11 @@ class Pipeline:
         plainest = Window((None,), (self._predictor.behaviors[0],), (None,), (0,))
         if isinstance(_isolate(self._predictor.predict, [plainest])[0], Rejected):
             raise EngineFailed("the model fails on every window, the plainest one included")
+
+
+def _rounded(probability: float) -> float:
+    """Seven decimals: what lies beyond is the noise of float32, and a third of a prediction's bytes."""
+    return min(max(round(probability, 7), 0.0), 1.0)
 
 
 def _items_before(request: Request) -> Sequence[str | None]:
