@@ -66,4 +66,6 @@ class HistoryTable(faust.Table[bytes, bytes]):
         """No changelog write behind the back of `write_changelog`."""
         raise TypeError("histories are written by write_changelog and apply, never by table[key] = value")
 
-    on_key_del = on_key_set  # type: ignore[assignment]
+    def on_key_del(self, key: bytes) -> None:
+        """As little as one by `on_key_set`."""
+        raise TypeError("histories are erased by write_changelog and apply, never by del table[key]")
