@@ -7,6 +7,7 @@ directory or whatever `NEXTMOVE_CONFIG` names.
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -102,6 +103,15 @@ class Settings(BaseSettings):
     def _complete_login(self) -> Settings:
         if self.sasl_mechanism and not (self.sasl_username and self.sasl_password):
             raise ValueError("sasl_mechanism needs sasl_username and sasl_password")
+        return self
+
+    @model_validator(mode="after")
+    def _usable_authority(self) -> Settings:
+        if self.tls_ca_file:
+            try:
+                ssl.create_default_context(cafile=self.tls_ca_file)
+            except OSError as error:
+                raise ValueError(f"tls_ca_file {self.tls_ca_file}: {error.strerror or error}") from None
         return self
 
     @property

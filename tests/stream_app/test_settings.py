@@ -118,6 +118,15 @@ def test_half_a_login_is_refused(missing: str) -> None:
     assert errors(**{**login, missing: None}) == {"": "value_error"}
 
 
+@pytest.mark.parametrize("content", [None, b"no certificate"], ids=["missing", "no certificate"])
+def test_a_certificate_authority_that_cannot_be_used(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ValidationError, match=f"tls_ca_file {file}: "):
+        Settings(tls=True, tls_ca_file=file)
+
+
 def test_a_password_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in [("MECHANISM", "PLAIN"), ("USERNAME", "u"), ("PASSWORD", SECRET)]:
         monkeypatch.setenv(f"NEXTMOVE_SASL_{name}", value)
