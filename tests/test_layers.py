@@ -34,6 +34,7 @@ TRANSPORT = {
     "stream_app.faust_options",
     "stream_app.intake",
     "stream_app.learning",
+    "stream_app.logs",
     "stream_app.metrics",
     "stream_app.observations",
     "stream_app.player",
