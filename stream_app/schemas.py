@@ -15,4 +15,6 @@ CLASSES = {"event": EventMessage, "prediction": Prediction}
 def json_schema(what: Literal["event", "prediction"] | str) -> dict[str, Any]:
     """The schema (draft 2020-12) of an event as it may be sent, or of a prediction as it is written."""
     (schema,), components = msgspec.json.schema_components([CLASSES[what]], ref_template="#/$defs/{name}")
+    for component in components.values():
+        component.pop("additionalProperties", None)  # unknown fields are counted, never an error
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "$defs": components}

@@ -1,0 +1,59 @@
+"""A pipeline as the settings want it."""
+
+from pathlib import Path
+
+import pytest
+
+from model.artifact import ArtifactError
+from stream_app import behaviors, history
+from stream_app.events import Reason
+from stream_app.serving import load_engine, new_pipeline
+from stream_app.settings import Settings
+from tests.stream_app.records import NOW_MS, event_record
+from tests.stream_app.test_pipeline import Echo, Table, apply, read, reasons, run
+
+BEHAVIORS = behaviors.load()
+
+
+def test_without_a_model_it_says_how_to_get_one() -> None:
+    with pytest.raises(ArtifactError, match="--model DIR or set NEXTMOVE_MODEL; `nextmove train`"):
+        load_engine(Settings())
+
+
+def test_a_directory_that_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=str(tmp_path)):
+        load_engine(Settings(model=tmp_path, device="cpu"))
+
+
+def test_the_limits_of_an_event_are_those_of_the_settings() -> None:
+    settings = Settings(max_event_bytes=500, max_future_s=10, lateness_s=2)
+    records = [
+        event_record("u", 0, NOW_MS + 10_000),
+        event_record("u", 1, NOW_MS + 10_001),
+        event_record("u", 2, NOW_MS + 8_000),
+        event_record("u", 3, NOW_MS + 7_999),
+        event_record("u", 4, NOW_MS + 10_000, text="x" * 500),
+    ]
+    _, outputs = run(new_pipeline(Echo(), settings, BEHAVIORS), records)
+    assert reasons(outputs) == {1: Reason.FROM_THE_FUTURE, 3: Reason.TOO_LATE, 4: Reason.TOO_LARGE}
+
+
+def test_the_worker_is_the_source_of_its_predictions() -> None:
+    _, outputs = run(new_pipeline(Echo(), Settings(app_id="shop-7"), BEHAVIORS), [event_record("u", 0)])
+    ((_, message),) = outputs.predictions
+    assert dict(message.headers)["ce_source"] == b"nextmove/shop-7"
+
+
+def test_histories_are_read_from_the_table_and_kept_for_redelivery() -> None:
+    table: Table = {}
+    settings = Settings(chunk_records_per_user=5)
+    for offset in range(20):
+        _, outputs = run(new_pipeline(Echo(), settings, BEHAVIORS, table.get), [event_record("u", offset)])
+        apply(table, outputs)
+    assert read(outputs.predictions[0][1]).history_length == Echo().window.events
+    assert len(history.decode(table[b"u"]).entries) == Echo().window.events + settings.chunk_records_per_user
+
+
+def test_an_unreadable_table_stops_a_pipeline_rather_than_forgetting_a_user() -> None:
+    with pytest.raises(history.HistoryError):
+        run(new_pipeline(Echo(), Settings(), BEHAVIORS, lambda _: b"damaged"), [event_record("u", 0)])
