@@ -142,7 +142,12 @@ def play(frame: pl.DataFrame, model: Path, *, seconds: float, console: Console, 
     with EmbeddedBroker(dict.fromkeys(settings.topics, settings.partitions)) as broker:
         settings = settings.model_copy(update={"broker": broker.bootstrap})
         books = asyncio.run(_play(frame, settings, seconds, console, log_path))
-    return 0 if books.missing == 0 and len(books.sent) == len(frame) else 1
+    return verdict(books, len(frame))
+
+
+def verdict(books: Books, events: int) -> int:
+    """The exit code: 0 if all `events` were sent and have an answer each, else 1."""
+    return 0 if len(books.sent) == events and books.missing == 0 else 1
 
 
 async def _play(frame: pl.DataFrame, settings: Settings, seconds: float, console: Console, log_path: Path) -> Books:
