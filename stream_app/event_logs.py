@@ -1,29 +1,34 @@
 """Event logs on disk → one table of events, and the table back to JSON lines.
 
-A *mapping* (TOML) says how a log's columns become the fields of an event; the ready ones lie in `formats/`. Rows that
-cannot become an event are dropped and counted by reason. This module knows nothing of Kafka, and it reads no clock.
+Rows that cannot become an event are dropped and counted by reason. How a file is opened, and which of its columns mean
+what, is `log_formats.py`'s business. This module knows nothing of Kafka, and it reads no clock.
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
-import re
-import tomllib
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import polars as pl
 
 from stream_app.behaviors import Behaviors
 from stream_app.behaviors import load as load_behaviors
+from stream_app.log_formats import (
+    Field,
+    LogError,
+    LogFile,
+    LogMapping,
+    choose,
+    formats,
+    one_line,
+    open_log,
+    read_rows,
+)
+
+__all__ = ["EventLog", "LogError", "LogReport", "formats", "read_log", "to_records", "write_jsonl"]
 
 EARLIEST_MS = 631_152_000_000  # 1990-01-01T00:00:00Z
 LATEST_MS = 4_102_444_800_000  # 2100-01-01T00:00:00Z
@@ -40,19 +45,9 @@ REASONS = (
 )
 """Why a row is dropped. The closed list, in the order in which rows are checked."""
 
-Field = Literal["user_id", "timestamp", "behavior", "item_id", "category", "price", "event_id", "session_id"]
-Container = Literal["csv", "parquet", "jsonl"]
-
 _TEXT: tuple[Field, ...] = ("user_id", "item_id", "category", "event_id", "session_id")
 _EXTRA = ("event_id", "session_id")  # columns only where the log has them
 _CHUNK = 65_536
-
-
-class LogError(Exception):
-    """A log cannot be read or written; the message is one line: the file, what is wrong, what to do."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,55 +72,6 @@ class EventLog:
     report: LogReport
 
 
-class _Mapping(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The shape of a mapping file; `docs/logs.md` describes each key."""
-
-    columns: dict[Field, str | list[str]]
-    description: str = "a mapping of your own"
-    container: Container | None = None
-    separator: str | None = None
-    column_names: list[str] = []
-    constant_behavior: str | None = None
-    behaviors: dict[str, str] = {}
-    timestamp_unit: Literal["s", "ms", "us"] | None = None
-    timestamp_format: str | None = None
-    order: str | None = None
-    drop_duplicates: bool = False
-    optional: list[Field] = []
-    header: list[str] = []
-    first_line: str | None = None
-
-    def sources(self, field: Field) -> list[str]:
-        """The log's columns that `field` comes from; the first one that is not empty counts."""
-        names = self.columns.get(field, [])
-        return [names] if isinstance(names, str) else names
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """One file, unpacked: `data` is empty for Parquet, which is read from disk; `header` is its best guess at names."""
-
-    path: Path
-    container: Container
-    data: bytes
-    first_line: str
-    separator: str
-    header: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Raw:
-    """The rows of one file under the log's own column names, and the number of rows that could not be read."""
-
-    frame: pl.DataFrame
-    malformed: int = 0
-
-
-def formats() -> dict[str, str]:
-    """The ready-made formats: name → one line of description."""
-    return {name: mapping.description for name, mapping in _ready().items()}
-
-
 def read_log(
     paths: Path | Sequence[Path],
     *,
@@ -143,8 +89,8 @@ def read_log(
     if not files:
         raise LogError("no log given; name at least one file")
     vocabulary = behaviors or load_behaviors()
-    sources = [_open(path) for path in files]
-    name, chosen = _choose(sources[0], format, mapping)
+    sources = [open_log(path) for path in files]
+    name, chosen = choose(sources[0], format, mapping)
     latest = LATEST_MS if latest_ms is None else min(LATEST_MS, latest_ms)
     tables = [_read(source, chosen, vocabulary, latest) for source in sources]
     return _log(files, name, tables, vocabulary)
@@ -194,232 +140,6 @@ def _quoted(first: pl.DataFrame, column: str) -> str:
     return repr(first[column].item()) if first.height else "it"
 
 
-# --- choosing a mapping ---------------------------------------------------------------------------------------------
-
-
-@cache
-def _ready() -> dict[str, _Mapping]:
-    folder = resources.files(__package__).joinpath("formats")
-    files = {file.name.removesuffix(".toml"): file for file in folder.iterdir() if file.name.endswith(".toml")}
-    return {name: _parse_mapping(files[name].read_text("utf-8")) for name in sorted(files)}
-
-
-def _parse_mapping(text: str) -> _Mapping:
-    """Raises ValueError (of which TOMLDecodeError is one) or msgspec.ValidationError."""
-    mapping = msgspec.convert(tomllib.loads(text), _Mapping)
-    missing = [name for name in ("user_id", "timestamp") if not mapping.columns.get(name)]
-    if not mapping.columns.get("behavior") and mapping.constant_behavior is None:
-        missing.append("behavior (or constant_behavior)")
-    if missing:
-        raise ValueError(f"[columns] lacks {', '.join(missing)}")
-    if mapping.separator is not None and len(mapping.separator.encode()) != 1:
-        raise ValueError(f"separator must be one ASCII character, not {mapping.separator!r}")
-    return mapping
-
-
-def _choose(source: _Source, name: str, mapping: Path | None) -> tuple[str, _Mapping]:
-    if mapping is not None:
-        return mapping.stem, _load_mapping(mapping)
-    if name == "auto":
-        return _detect(source)
-    if name not in _ready():
-        raise LogError(f"{name!r} is not a log format; choose one of {_listed()}, or give a mapping file")
-    return name, _ready()[name]
-
-
-def _load_mapping(path: Path) -> _Mapping:
-    try:
-        return _parse_mapping(path.read_text("utf-8"))
-    except OSError as error:
-        raise LogError(f"mapping {path}: {error.strerror or error}") from None
-    except (ValueError, msgspec.ValidationError) as error:
-        raise LogError(f"mapping {path}: {_line(error)}") from None
-
-
-def _detect(source: _Source) -> tuple[str, _Mapping]:
-    """The ready format with the longest header that the file has, or one whose `first_line` fits."""
-    fits = {name: _fit(source, mapping) for name, mapping in _ready().items()}
-    name = max(fits, key=lambda candidate: fits[candidate])
-    if not fits[name]:
-        raise LogError(
-            f"{source.path}: not a known log format (it begins with {source.first_line[:80]!r}); "
-            f"choose one of {_listed()}, or give a mapping file"
-        )
-    return name, _ready()[name]
-
-
-def _fit(source: _Source, mapping: _Mapping) -> int:
-    if mapping.first_line is not None:
-        return int(source.container == "csv" and re.fullmatch(mapping.first_line, source.first_line) is not None)
-    return len(mapping.header) if set(mapping.header) <= set(source.header) else 0
-
-
-def _listed() -> str:
-    return ", ".join(_ready())
-
-
-# --- opening a file -------------------------------------------------------------------------------------------------
-
-
-def _open(path: Path) -> _Source:
-    data = _bytes(path)
-    if data.startswith(b"PAR1"):
-        with _one_line(path):
-            header = list(pl.read_parquet_schema(path))
-            return _Source(path, "parquet", b"", ",".join(header), "", header)
-    _require_text(path, data)
-    first = data[: data.find(b"\n")] if b"\n" in data else data
-    line = first.decode().rstrip("\r")
-    if data.lstrip()[:1] == b"{":
-        return _Source(path, "jsonl", data, line, "", _keys(data))
-    separator = max(",\t;|", key=line.count)
-    return _Source(path, "csv", data, line, separator, _fields(line, separator))
-
-
-def _bytes(path: Path) -> bytes:
-    """The whole file, gunzipped where it is gzip; only the first bytes of Parquet."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(4)
-            data += b"" if data == b"PAR1" else file.read()
-        if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
-        elif path.suffix == ".gz" and data:
-            raise LogError(f"{path}: not a gzip file in spite of its name; rename it or fetch it again")
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise LogError(f"{path}: the gzip data is damaged ({error}); fetch it again") from None
-    except FileNotFoundError:
-        raise LogError(f"{path}: no such file; check the path") from None
-    except IsADirectoryError:
-        raise LogError(f"{path}: a directory; name the log files in it") from None
-    except OSError as error:
-        raise LogError(f"{path}: {error.strerror or error}") from None
-    data = data.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
-    if not data.strip():
-        raise LogError(f"{path}: the file is empty")
-    return data
-
-
-def _require_text(path: Path, data: bytes) -> None:
-    try:
-        if b"\0" in data[:_CHUNK]:
-            raise LogError(f"{path}: binary data, neither UTF-8 text nor Parquet; {_wanted()}")
-        data.decode()
-    except UnicodeDecodeError as error:
-        raise LogError(f"{path}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
-
-
-def _wanted() -> str:
-    return "give CSV, TSV or JSON lines (plain or .gz), or Parquet"
-
-
-def _fields(line: str, separator: str) -> list[str]:
-    try:
-        return next(csv.reader([line], delimiter=separator), [])
-    except csv.Error:
-        return line.split(separator)
-
-
-def _keys(data: bytes) -> list[str]:
-    """The keys seen in the first twenty lines of JSON."""
-    keys: dict[str, None] = {}
-    for line in data[:_CHUNK].splitlines()[:20]:
-        try:
-            keys.update(dict.fromkeys(msgspec.json.decode(line, type=dict[str, msgspec.Raw])))
-        except msgspec.DecodeError:
-            continue
-    return list(keys)
-
-
-@contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    """Whatever polars says about a file becomes one line."""
-    try:
-        yield
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise LogError(f"{path}: cannot be read: {_line(error)}") from None
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-# --- file → rows ----------------------------------------------------------------------------------------------------
-
-
-def _rows(source: _Source, mapping: _Mapping) -> _Raw:
-    if mapping.container not in (None, source.container):
-        raise LogError(f"{source.path}: the format wants {mapping.container}, but the file is {source.container}")
-    with _one_line(source.path):
-        if source.container == "parquet":
-            wanted = set(source.header if mapping.drop_duplicates else _wanted_columns(mapping))
-            return _Raw(pl.read_parquet(source.path, columns=[name for name in source.header if name in wanted]))
-        return _csv_rows(source, mapping) if source.container == "csv" else _json_rows(source, mapping)
-
-
-def _csv_rows(source: _Source, mapping: _Mapping) -> _Raw:
-    """Every column as text; empty fields are ""."""
-    separator = mapping.separator or source.separator
-    names = _fields(source.first_line, separator)
-    if mapping.column_names and len(names) != len(mapping.column_names):
-        raise LogError(
-            f"{source.path}: {len(names)} columns, expected {len(mapping.column_names)}; check the separator"
-        )
-    data, malformed = _whole_lines(source.data, separator, len(names))
-    if not data:
-        return _Raw(pl.DataFrame(schema=dict.fromkeys(mapping.column_names or names, pl.String())), malformed)
-    frame = pl.read_csv(
-        data,
-        separator=separator,
-        has_header=not mapping.column_names,
-        schema=dict.fromkeys(mapping.column_names, pl.String()) or None,
-        infer_schema=False,
-        empty_string_is_null=False,
-        extra_columns="ignore",
-        missing_columns="insert",
-    )
-    return _Raw(frame, malformed)
-
-
-def _whole_lines(data: bytes, separator: str, width: int) -> tuple[bytes, int]:
-    """Without the last line where that was cut off: no newline behind it, and fields or a closing quote missing."""
-    cut = data.rfind(b"\n") + 1
-    last = data[cut:].decode()
-    if not last or not cut:
-        return data, 0
-    torn = len(_fields(last, separator)) < width or last.count('"') % 2 == 1
-    return (data[:cut], 1) if torn else (data, 0)
-
-
-def _json_rows(source: _Source, mapping: _Mapping) -> _Raw:
-    """The mapped keys of each line, as text; null where a line has no such key."""
-    names = _wanted_columns(mapping)
-    decoder = msgspec.json.Decoder(_json_row(names))
-    columns: list[list[str | None]] = [[] for _ in names]
-    malformed = 0
-    for line in source.data.splitlines():
-        try:
-            values = msgspec.structs.astuple(decoder.decode(line))
-        except msgspec.DecodeError:
-            malformed += bool(line.strip())
-            continue
-        for column, value in zip(columns, values, strict=True):
-            column.append(value if value is None or type(value) is str else str(value))
-    data = dict(zip(names, columns, strict=True))
-    return _Raw(pl.DataFrame(data, schema=dict.fromkeys(names, pl.String())), malformed)
-
-
-def _json_row(names: Sequence[str]) -> type[msgspec.Struct]:
-    slots = [f"field_{number}" for number in range(len(names))]
-    fields = [(slot, str | int | float | None, None) for slot in slots]
-    return msgspec.defstruct("Row", fields, rename=dict(zip(slots, names, strict=True)), gc=False)
-
-
-def _wanted_columns(mapping: _Mapping) -> list[str]:
-    names = [name for field in mapping.columns for name in mapping.sources(field)]
-    return list(dict.fromkeys(names + ([mapping.order] if mapping.order else [])))
-
-
 # --- rows → checked rows --------------------------------------------------------------------------------------------
 
 
@@ -431,10 +151,10 @@ class _Table:
     malformed: int
 
 
-def _read(source: _Source, mapping: _Mapping, behaviors: Behaviors, latest: int) -> _Table:
-    raw = _rows(source, mapping)
+def _read(source: LogFile, mapping: LogMapping, behaviors: Behaviors, latest: int) -> _Table:
+    raw = read_rows(source, mapping)
     _require_columns(source, mapping, raw.frame)
-    with _one_line(source.path):
+    with one_line(source.path):
         rows = _project(raw.frame, mapping, behaviors, latest)
         if mapping.order is not None:
             rows = _fill_times(rows)
@@ -443,7 +163,7 @@ def _read(source: _Source, mapping: _Mapping, behaviors: Behaviors, latest: int)
     return _Table(frame, raw.malformed)
 
 
-def _require_columns(source: _Source, mapping: _Mapping, frame: pl.DataFrame) -> None:
+def _require_columns(source: LogFile, mapping: LogMapping, frame: pl.DataFrame) -> None:
     missing = [
         " or ".join(mapping.sources(field))
         for field in mapping.columns
@@ -456,14 +176,14 @@ def _require_columns(source: _Source, mapping: _Mapping, frame: pl.DataFrame) ->
         raise LogError(f"{source.path}: missing column {', '.join(missing)}; the file has {found}")
 
 
-def _present(source: _Source, frame: pl.DataFrame) -> set[str]:
+def _present(source: LogFile, frame: pl.DataFrame) -> set[str]:
     """The columns that the file has; for JSON lines those with a value in some row (or all, if no row could be read)."""
     if source.container != "jsonl" or frame.is_empty():
         return set(frame.columns)
     return {name for name in frame.columns if frame[name].null_count() < frame.height}
 
 
-def _project(raw: pl.DataFrame, mapping: _Mapping, behaviors: Behaviors, latest: int) -> pl.DataFrame:
+def _project(raw: pl.DataFrame, mapping: LogMapping, behaviors: Behaviors, latest: int) -> pl.DataFrame:
     """The fields of an event, row by row; nothing dropped yet."""
     behavior = _behavior_text(raw, mapping)
     times = _first(raw, mapping.sources("timestamp"))
@@ -482,14 +202,14 @@ def _project(raw: pl.DataFrame, mapping: _Mapping, behaviors: Behaviors, latest:
     )
 
 
-def _duplicate(raw: pl.DataFrame, mapping: _Mapping) -> pl.Series:
+def _duplicate(raw: pl.DataFrame, mapping: LogMapping) -> pl.Series:
     """True for a row that equals an earlier one in every column, where the mapping drops such rows."""
     if not mapping.drop_duplicates:
         return pl.repeat(False, raw.height, eager=True)
     return ~raw.select(pl.struct(pl.all()).is_first_distinct()).to_series()
 
 
-def _behavior_text(raw: pl.DataFrame, mapping: _Mapping) -> pl.Series:
+def _behavior_text(raw: pl.DataFrame, mapping: LogMapping) -> pl.Series:
     if mapping.constant_behavior is not None:
         return pl.repeat(mapping.constant_behavior, raw.height, dtype=pl.String, eager=True)
     return _as_text(_first(raw, mapping.sources("behavior")))
@@ -514,7 +234,7 @@ def _as_text(column: pl.Series) -> pl.Series:
     return text.set(text == "", None)
 
 
-def _resolve(behavior: pl.Series, mapping: _Mapping, behaviors: Behaviors) -> pl.Series:
+def _resolve(behavior: pl.Series, mapping: LogMapping, behaviors: Behaviors) -> pl.Series:
     """Canonical names by one look-up per distinct name; null where the vocabulary does not know it."""
     names = behavior.drop_nulls().unique().to_list()
     meanings = [behaviors.resolve(mapping.behaviors.get(name, name)) for name in names]
@@ -530,7 +250,7 @@ def _number(column: pl.Series) -> pl.Series:
     return column.cast(pl.Float64, strict=False)
 
 
-def _milliseconds(times: pl.Series, mapping: _Mapping) -> pl.Series:
+def _milliseconds(times: pl.Series, mapping: LogMapping) -> pl.Series:
     """Times in ms UTC; null where unreadable. Times without an offset are UTC. Ties and order are not touched."""
     if times.dtype.is_temporal():
         return times.cast(pl.Datetime("ms")).dt.timestamp("ms")

@@ -18,6 +18,7 @@ CORE = {
     "stream_app.events",
     "stream_app.formats",
     "stream_app.history",
+    "stream_app.log_formats",
     "stream_app.pipeline",
     "stream_app.predictions",
     "stream_app.scoring",
