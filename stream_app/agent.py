@@ -3,23 +3,25 @@
 1. Intake    Faust hands over one chunk of records, all of one partition            (`intake.py`)
 2. Decode    each record becomes an event, or a dead letter with a reason            (`events.py`)
 3. Fold      events go into their users' histories                                   (`history.py`)
-4. Infer     all windows of the chunk go to the model together, on the device thread (`model/engine.py`)
+4. Infer     all windows of the chunks go to the model together, on the device thread (`model/engine.py`)
 5. Score     each event is scored against what was expected of its user              (`scoring.py`)
 6. Emit      predictions, changelog and dead letters are produced; each delivery is awaited
 7. Ack       only then is the chunk acknowledged, and its offset committed
 
-While one chunk is in steps 4 to 7, the next is taken through 1 to 3 and waits: one on the device, one prepared. A step
-that fails ends the worker, and the chunk comes again; the fold is idempotent, and prediction ids are the record's place.
+While chunks are in steps 4 to 7, the next are taken through 1 to 3 and wait; then all that wait go on together, one of
+each partition. A step that fails ends the worker, and the chunks come again; the fold is idempotent, and a prediction's id
+is its record's place.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from time import monotonic
-from typing import cast
+from typing import NamedTuple, cast
 
 import faust
 from aiokafka.errors import MessageSizeTooLargeError
@@ -32,7 +34,7 @@ from stream_app.events import Reason, Record, Rejected
 from stream_app.intake import Chunk, ChunkOrder
 from stream_app.observations import BatchReport, Observer
 from stream_app.pipeline import Batch, Outputs, Pipeline
-from stream_app.predictions import Message
+from stream_app.predictions import Forecast, Message
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
 
@@ -41,6 +43,21 @@ COMMIT_ATTEMPTS = 20  # each waits for a commit already under way, or for 50 ms
 
 class CommitFailed(Exception):
     """The offset of a delivered chunk could not be committed, though the partition is still ours."""
+
+
+class Prepared(NamedTuple):
+    """A chunk that is decoded and folded, on its way to the device."""
+
+    event: EventT[list[Record]]
+    records: list[Record]
+    batch: Batch
+    report: BatchReport
+
+    @property
+    def tp(self) -> TP:
+        """The partition that all its records are of."""
+        tp: TP = self.event.message.tp
+        return tp
 
 
 class PredictionAgent:
@@ -65,42 +82,66 @@ class PredictionAgent:
 
     async def run(self, stream: StreamT[list[Record]]) -> None:
         """Work on the chunks of `stream` until it ends; the first failure of any step ends it."""
-        async with asyncio.TaskGroup() as group:
-            in_flight: Awaitable[None] | None = None
-            events: AsyncIterable[EventT[list[Record]]] = stream.noack().events()  # type: ignore[attr-defined]  # Stream's
+        prepared: asyncio.Queue[Prepared] = asyncio.Queue(self._settings.chunks_prepared)
+        events: AsyncIterable[EventT[list[Record]]] = stream.noack().events()  # type: ignore[attr-defined]  # Stream's
+        async with asyncio.TaskGroup() as tasks:
+            work = tasks.create_task(self._work_on(prepared))
             async for event in events:  # 1. Intake
                 records = cast(Chunk, event.value)
                 self.order.take(event.message.tp, records)
-                report = BatchReport(event.message.partition, records=len(records))
-                batch = self._prepare(records, report)
-                if in_flight is not None:
-                    await in_flight
-                in_flight = group.create_task(self._finish(event, records, batch, report))
+                await prepared.put(self._prepare(event, records))
+            work.cancel()
 
-    def _prepare(self, records: list[Record], report: BatchReport) -> Batch:
+    def _prepare(self, event: EventT[list[Record]], records: list[Record]) -> Prepared:
+        report = BatchReport(event.message.partition, records=len(records))
         with report.stage("decode"):  # 2. Decode
             events, batch = self._pipeline.decode(records)
         with report.stage("fold"):  # 3. Fold
-            return self._pipeline.fold(events, batch)
+            self._pipeline.fold(events, batch)
+        return Prepared(event, records, batch, report)
 
-    async def _finish(
-        self, event: EventT[list[Record]], records: list[Record], batch: Batch, report: BatchReport
-    ) -> None:
+    async def _work_on(self, prepared: asyncio.Queue[Prepared]) -> None:
+        """Finish what is prepared, in order: all that waits goes together, but only one chunk of each partition."""
+        held: Prepared | None = None
+        while True:
+            together = [held or await prepared.get()]
+            held = None
+            while held is None and not prepared.empty():
+                chunk = prepared.get_nowait()
+                if chunk.tp in [other.tp for other in together]:
+                    held = chunk
+                else:
+                    together.append(chunk)
+            await self._finish(together)
+
+    async def _finish(self, together: list[Prepared]) -> None:
+        """Steps 4 to 7 for chunks of different partitions; their time is counted once, in the first one's report."""
         self._started = monotonic()
+        report = together[0].report
         loop = asyncio.get_running_loop()
         with report.stage("infer"):  # 4. Infer
-            forecasts = await loop.run_in_executor(self._device, self._pipeline.infer, batch.windows)
+            windows = [window for chunk in together for window in chunk.batch.windows]
+            forecasts = iter(await loop.run_in_executor(self._device, self._pipeline.infer, windows))
         with report.stage("score"):  # 5. Score
-            self._pipeline.score(batch, forecasts)
-            outputs = self._pipeline.conclude(batch, forecasts)
+            outputs = [self._conclude(chunk.batch, forecasts) for chunk in together]
         with report.stage("emit"):  # 6. Emit
-            outputs = await self._deliver(event.message.partition, outputs)
+            outputs = await asyncio.gather(
+                *(self._deliver(chunk.tp.partition, output) for chunk, output in zip(together, outputs, strict=True))
+            )
         with report.stage("ack"):  # 7. Ack
-            event.ack()
-            await self._commit(event.message.tp, event.message.offset + 1)
+            for chunk in together:
+                chunk.event.ack()
+            await self._commit({chunk.tp: chunk.event.message.offset + 1 for chunk in together})
         self._pipeline.cache.trim()
         self._started = None
-        self._observe(report.done(batch, outputs, records))
+        for chunk, output in zip(together, outputs, strict=True):
+            self._observe(chunk.report.done(chunk.batch, output, chunk.records))
+
+    def _conclude(self, batch: Batch, forecasts: Iterator[Forecast | Rejected]) -> Outputs:
+        """The outputs of a chunk, whose forecasts come next."""
+        own = list(islice(forecasts, len(batch.requests)))
+        self._pipeline.score(batch, own)
+        return self._pipeline.conclude(batch, own)
 
     async def _deliver(self, partition: int, outputs: Outputs) -> Outputs:
         """Produce all outputs and wait until the broker has every one; what it has then, refused predictions as letters."""
@@ -137,15 +178,19 @@ class PredictionAgent:
                 return None
             raise
 
-    async def _commit(self, tp: TP, offset: int) -> None:
-        """Commit before the next chunk of this partition becomes durable. Raises CommitFailed."""
+    async def _commit(self, offsets: Mapping[TP, int]) -> None:
+        """Commit before the next chunk of any of these partitions becomes durable. Raises CommitFailed."""
         consumer, committed = self._app.consumer, self._app.monitor.tp_committed_offsets
+        left = dict(offsets)
         for _ in range(COMMIT_ATTEMPTS):
-            await consumer.commit({tp})
-            if committed.get(tp, -1) >= offset or tp not in consumer.assignment():
-                return  # a partition that went elsewhere is repeated there
+            await consumer.commit(set(left))
+            ours = consumer.assignment()  # a partition that went elsewhere is repeated there
+            left = {tp: offset for tp, offset in left.items() if committed.get(tp, -1) < offset and tp in ours}
+            if not left:
+                return
             await asyncio.sleep(0.05)
-        raise CommitFailed(f"offset {offset} of {tp.topic}-{tp.partition} could not be committed")
+        places = ", ".join(f"{offset} of {tp.topic}-{tp.partition}" for tp, offset in left.items())
+        raise CommitFailed(f"offset {places} could not be committed")
 
 
 async def _accepted(sent: Awaitable[RecordMetadata] | None) -> bool:

@@ -130,11 +130,6 @@ def decode(value: bytes) -> History:
     return History(partition, last_offset, entries)
 
 
-def partition_of(value: bytes) -> int:
-    """The input partition of a stored history, without decoding the rest."""
-    return int(HEADER.unpack_from(value)[1])
-
-
 def hash_event_id(event_id: str | None) -> int:
     """64 bits of BLAKE2b, never 0; 0 for None. Two ids of one window collide with a chance below 1e-15."""
     if event_id is None:

@@ -81,6 +81,9 @@ class Settings(BaseSettings):
         16, description="most records of one user in a chunk; as many more events than a window are kept per user"
     )
     chunks_queued: Count = Field(4, description="chunks read ahead; what a rebalance has to wait for")
+    chunks_prepared: Annotated[int, Field(ge=1, le=16)] = Field(
+        4, description="chunks folded while others are on the device, to go there together, one of each partition"
+    )
 
     # Producing
     linger_ms: Annotated[int, Field(ge=0, le=1000)] = Field(0, description="wait for fuller batches")

@@ -7,13 +7,35 @@ when the offset is committed. The records are the very ones that Faust's recover
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import faust
 from faust.types import TP
 from faust.types.tuples import RecordMetadata
 
-from stream_app.history import partition_of
+
+class ChangeMessage(NamedTuple):
+    """What Faust's stores want to know of a changelog record."""
+
+    tp: TP
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes | None
+
+
+class Change(NamedTuple):
+    """A delivered change in the shape in which recovery hands it to a store."""
+
+    key: bytes
+    value: bytes | None
+    message: ChangeMessage
+
+    @classmethod
+    def of(cls, key: bytes, value: bytes | None, place: RecordMetadata) -> Change:
+        """The change of `key` that lies at `place` in the changelog."""
+        tp = TP(place.topic, place.partition)
+        return cls(key, value, ChangeMessage(tp, tp.partition, place.offset, key, value))
 
 
 class HistoryTable(faust.Table[bytes, bytes]):
@@ -32,35 +54,22 @@ class HistoryTable(faust.Table[bytes, bytes]):
         return [await send(topic, key, value, partition, None, None) for key, value in states]
 
     def apply(self, states: Sequence[tuple[bytes, bytes | None]], delivered: Sequence[RecordMetadata]) -> None:
-        """Take delivered changes into the local store, which then knows how far it follows the changelog.
+        """Take delivered changes into the local store, the way recovery would, had it read them from the changelog.
 
-        RocksDB finds the partition through Faust's current event: call it where the chunk is worked on.
+        A store on disk then knows how far it follows the changelog.
         """
-        for key, value in states:
-            if value is None:
-                self.data.pop(key, None)
-            else:
-                self.data[key] = value
-        if delivered:
-            last = max(delivered, key=lambda record: record.offset)
-            self.data.set_persisted_offset(TP(last.topic, last.partition), last.offset)
+        events: Any = [Change.of(*state, place) for state, place in zip(states, delivered, strict=True)]
+        self.data.apply_changelog_batch(events, to_key=_as_it_is, to_value=_as_it_is)
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """Faust's hook after a rebalance, before it makes the input partitions readable.
 
         The flow is stopped until Faust resumes it, which is the last thing it does. Otherwise records come in while it
         still seeks, and are lost: they wait in a queue that resuming clears, and are not fetched again.
-
-        It also drops the users of partitions that went elsewhere. A memory store is one dictionary for all partitions,
-        and Faust forgets in it only what recovery itself put there.
         """
         await super().on_recovery_completed(active_tps, standby_tps)
         self.app.consumer.stop_flow()
         self.app.flow_control.suspend()
-        if self.app.conf.store.scheme == "memory":
-            here = {tp.partition for tp in active_tps | standby_tps}
-            for key in [key for key, value in self.data.items() if partition_of(value) not in here]:
-                self.data.pop(key, None)
 
     def on_key_set(self, key: bytes, value: Any) -> None:
         """No changelog write behind the back of `write_changelog`."""
@@ -69,3 +78,7 @@ class HistoryTable(faust.Table[bytes, bytes]):
     def on_key_del(self, key: bytes) -> None:
         """As little as one by `on_key_set`."""
         raise TypeError("histories are erased by write_changelog and apply, never by del table[key]")
+
+
+def _as_it_is(stored: bytes) -> bytes:
+    return stored

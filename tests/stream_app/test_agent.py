@@ -27,8 +27,8 @@ from stream_app.tables import HistoryTable
 from tests.stream_app.records import FakeRecord, event_record
 from tests.stream_app.test_pipeline import Echo, pipeline
 
-PLACE = TP("user-events", 0)
-SETTINGS = Settings(partitions=1)
+PLACE, ELSEWHERE = TP("user-events", 0), TP("user-events", 1)
+SETTINGS = Settings(partitions=1, chunks_prepared=1)
 PREDICTIONS, CHANGELOG, LETTERS = SETTINGS.output_topic, SETTINGS.changelog_topic, SETTINGS.dead_letter_topic
 NO_JSON = FakeRecord(offset=1, key=b"u", value=b"\xff")
 
@@ -45,10 +45,11 @@ class Sent:
     headers: list[Header] | None
     offset: int
     delivery: asyncio.Future[RecordMetadata]
+    partition: int = 0
 
     def deliver(self) -> None:
-        place = TP(self.topic, 0)
-        self.delivery.set_result(RecordMetadata(self.topic, 0, place, self.offset, None, None))
+        place = TP(self.topic, self.partition)
+        self.delivery.set_result(RecordMetadata(self.topic, self.partition, place, self.offset, None, None))
 
     def fail(self, error: Exception) -> None:
         self.delivery.set_exception(error)
@@ -65,11 +66,11 @@ class Producer:
     async def send(
         self, topic: str, key: Any, value: Any, partition: int, timestamp: None, headers: Any
     ) -> asyncio.Future[RecordMetadata]:
-        assert partition == 0
         if self.refuses(topic, value):
             raise ProducerSendError("too large") from MessageSizeTooLargeError()
         self.journal.append(("sent", topic))
-        record = Sent(topic, key, value, headers, len(self.sent), asyncio.get_running_loop().create_future())
+        delivery = asyncio.get_running_loop().create_future()
+        record = Sent(topic, key, value, headers, len(self.sent), delivery, partition)
         self.sent.append(record)
         return record.delivery
 
@@ -86,7 +87,7 @@ class Consumer:
     def __init__(self, app: faust.App, journal: Journal) -> None:
         self.app, self.journal = app, journal
         self.unacked = self._unacked_messages = set[ConsumerMessage]()  # where streams look
-        self.assigned = {PLACE}
+        self.assigned = {PLACE, ELSEWHERE}
         self.acked = -1
         self.may_commit = asyncio.Event()
         self.may_commit.set()
@@ -111,9 +112,9 @@ class Consumer:
 class Stage:
     """An agent at work, and everything around it."""
 
-    def __init__(self, steps: Pipeline | None, name: str) -> None:
+    def __init__(self, steps: Pipeline | None, settings: Settings) -> None:
         self.journal: Journal = []
-        self.app = faust.App(name, broker="kafka://nowhere", store="memory://", Table=HistoryTable)
+        self.app = faust.App("nextmove", broker="kafka://nowhere", store="memory://", Table=HistoryTable)
         self.app.producer = self.producer = Producer(self.journal)
         self.app.consumer = self.consumer = Consumer(self.app, self.journal)
         self.app.flow_control.resume()
@@ -121,15 +122,16 @@ class Stage:
         self.channel = self.app.channel()
         self.reports: list[BatchReport] = []
         self.pipeline = steps or pipeline()
-        self.agent = PredictionAgent(self.app, SETTINGS, self.pipeline, self.table, self.reports.append)
-        self._follows: int | None = None
+        self.agent = PredictionAgent(self.app, settings, self.pipeline, self.table, self.reports.append)
+        self._handed_over: dict[int, int] = {}  # the last offset, by partition
 
     async def hand_over(self, *records: FakeRecord, follows: int | None = None, generation: int = 0) -> None:
         """A chunk arrives, fetched so many generations of the group ago."""
         chunk = Chunk(records)
-        chunk.follows = self._follows if follows is None else follows
-        self._follows = last = records[-1].offset
-        message = ConsumerMessage("user-events", 0, last, 0.0, 0, (), None, chunk, None, tp=PLACE)
+        chunk.follows = self._handed_over.get(records[0].partition) if follows is None else follows
+        self._handed_over[records[0].partition] = last = records[-1].offset
+        tp = TP("user-events", records[0].partition)
+        message = ConsumerMessage("user-events", tp.partition, last, 0.0, 0, (), None, chunk, None, tp=tp)
         message.generation_id = self.app.consumer_generation_id - generation
         await self.channel.put(self.app.create_event(None, chunk, {}, message))
 
@@ -165,8 +167,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def on_stage(steps: Pipeline | None = None) -> AsyncIterator[Stage]:
-    stage = Stage(steps, "nextmove")
+async def on_stage(steps: Pipeline | None = None, settings: Settings = SETTINGS) -> AsyncIterator[Stage]:
+    stage = Stage(steps, settings)
     stage.run = asyncio.create_task(stage.agent.run(stage.app.stream(stage.channel)))  # type: ignore[attr-defined]
     try:
         yield stage
@@ -293,7 +295,27 @@ async def test_a_dead_letter_refused_even_then_ends_the_agent() -> None:
         assert not stage.journal_of("acked", "commit")
 
 
-# One in flight, one prepared
+# Some in flight, some prepared
+
+
+async def test_chunks_of_different_partitions_go_to_the_device_together() -> None:
+    model = Echo()
+    async with on_stage(pipeline(predictor=model), Settings(partitions=2, chunks_prepared=4)) as stage:
+        stage.consumer.may_commit.clear()
+        await stage.hand_over(event_record("u", 0))
+        await stage.until(lambda: len(stage.producer.sent) == 2)  # the first is in flight; now two more get ready
+        await stage.hand_over(event_record("v", 1))
+        await stage.hand_over(event_record("w", 7)._replace(partition=1))
+        await stage.hand_over(event_record("x", 2))
+        await stage.rest()
+        stage.consumer.may_commit.set()
+        await stage.deliver_all(chunks=4)
+    assert model.calls == [1, 2, 1], "the one behind is of a partition that is under way already"
+    assert [(sent.key, sent.partition) for sent in stage.producer.to(CHANGELOG)] == [
+        (b"u", 0), (b"v", 0), (b"w", 1), (b"x", 0),
+    ]  # fmt: skip
+    assert [report.partition for report in stage.reports] == [0, 0, 1, 0]
+    assert ["infer" in report.seconds for report in stage.reports] == [True, True, False, True], "counted once"
 
 
 async def test_the_next_chunk_is_prepared_meanwhile_and_sent_after_the_commit() -> None:
@@ -302,10 +324,12 @@ async def test_the_next_chunk_is_prepared_meanwhile_and_sent_after_the_commit() 
         await stage.hand_over(event_record("u", 0))
         await stage.hand_over(event_record("v", 1))
         await stage.hand_over(event_record("w", 2))
+        await stage.hand_over(event_record("x", 3))
         await stage.until(lambda: len(stage.producer.sent) == 2)
         await stage.rest()
         assert stage.pipeline.cache.get("v", 0).last_offset == 1, "the second is decoded and folded"
-        assert stage.pipeline.cache.get("w", 0).last_offset == -1, "the third waits its turn"
+        assert stage.pipeline.cache.get("w", 0).last_offset == 2, "the third as well, and waits to be put there"
+        assert stage.pipeline.cache.get("x", 0).last_offset == -1, "the fourth waits its turn"
 
         for record in stage.producer.open():
             record.deliver()
@@ -314,12 +338,13 @@ async def test_the_next_chunk_is_prepared_meanwhile_and_sent_after_the_commit() 
         assert len(stage.producer.sent) == 2, "the first is delivered, and not committed yet"
 
         stage.consumer.may_commit.set()
-        await stage.deliver_all(chunks=3)
+        await stage.deliver_all(chunks=4)
         a_chunk = [("sent", PREDICTIONS), ("sent", CHANGELOG)]
         assert stage.journal == [
             *a_chunk, ("acked", 0), ("commit", 1),
             *a_chunk, ("acked", 1), ("commit", 2),
             *a_chunk, ("acked", 2), ("commit", 3),
+            *a_chunk, ("acked", 3), ("commit", 4),
         ]  # fmt: skip
 
 

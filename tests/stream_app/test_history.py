@@ -323,7 +323,6 @@ def test_what_is_stored_is_what_is_read(events: list[Event], partition: int, off
     read = histories.decode(stored)
     assert read == history
     assert histories.encode(read) == stored
-    assert histories.partition_of(stored) == partition
     assert histories.window(read, offset + 99, wide.window) == histories.window(history, offset + 99, wide.window)
 
 

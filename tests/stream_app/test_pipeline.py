@@ -300,7 +300,7 @@ def test_the_user_of_another_partition_keeps_the_events() -> None:
     apply(table, run(pipeline(table), [event_record("u", 90)])[1])
     _, outputs = run(pipeline(table), [event_record("u", 3, NOW_MS + 1)._replace(partition=1)])
     assert read(outputs.predictions[0][1]).history_length == 2
-    assert histories.partition_of(outputs.states[0][1] or b"") == 1
+    assert histories.decode(outputs.states[0][1] or b"").partition == 1
 
 
 # Erasure
