@@ -246,6 +246,22 @@ async def test_a_model_that_answers_nothing_ends_the_agent_and_rejects_nothing()
         assert not stage.journal
 
 
+async def test_a_store_that_cannot_be_written_ends_the_agent_and_acknowledges_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async with on_stage() as stage:
+        monkeypatch.setattr(stage.table, "apply", full)
+        await stage.hand_over(event_record("u", 0))
+        await stage.until(lambda: len(stage.producer.sent) == 2)
+        for record in stage.producer.open():
+            record.deliver()
+        assert isinstance(await stage.failure(), OSError)
+        assert not stage.journal_of("acked", "commit")
+
+
 # Too large for the broker: found out when it is sent, or when the broker answers
 
 
