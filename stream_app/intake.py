@@ -90,10 +90,23 @@ class ChunkScheduler(DefaultSchedulingStrategy):
             yield from (carrier for carrier in turn if carrier is not None)
 
     def _carriers(self, tp: TP, fetched: Sequence[Record]) -> Iterator[tuple[TP, Carrier]]:
-        for chunk in chunks(fetched, self.limits):
+        for chunk in self._behind_offset_0(tp, chunks(fetched, self.limits)):
             before = self._fetched.get(tp)
             self._fetched[tp] = chunk[-1].offset
             yield tp, Carrier(chunk, before if before is not None and before < chunk[0].offset else None)
+
+    def _behind_offset_0(self, tp: TP, cut: Iterator[list[Record]]) -> Iterator[list[Record]]:
+        """Where the last offset handed on is 0, the next record goes alone.
+
+        Faust takes an offset of 0 for "nothing read yet": it would not count the records of a longer chunk as a gap,
+        and never commit.
+        """
+        for chunk in cut:
+            if self._fetched.get(tp) == 0 and len(chunk) > 1:
+                yield chunk[:1]
+                yield chunk[1:]
+            else:
+                yield chunk
 
     def forget(self) -> None:
         """Partitions are moving: what was fetched before says nothing about what comes."""

@@ -5,7 +5,10 @@ came in between were lost, silently.
 """
 
 import asyncio
+import json
 from pathlib import Path
+
+from aiokafka import AIOKafkaProducer
 
 from stream_app.broker import EmbeddedBroker
 from tests import checker
@@ -31,3 +34,26 @@ def play(bootstrap: str, names: Names, shop: Path, settings: dict[str, str]) -> 
     done = nextmove("replay", str(shop), "--to", "kafka", "--since", "0.4", "-q", **settings)
     assert done.returncode == 0, done.stderr
     return len(asyncio.run(checker.read_topic(bootstrap, names.events)))
+
+
+def test_a_topic_whose_first_record_comes_alone(names: Names, shop_model: Path, tmp_path: Path) -> None:
+    """Faust takes the offset 0 for "nothing read yet", and could commit nothing behind it."""
+    topics = dict.fromkeys((names.events, names.predictions, names.dead_letters, names.changelog), 1)
+    with EmbeddedBroker(topics) as broker:
+        settings = {**deployment(broker.bootstrap, names, shop_model), "partitions": "1"}
+        with WorkerProcess(tmp_path / "worker.log", **settings) as worker:
+            asyncio.run(send(broker.bootstrap, names.events, 1))
+            checker.wait_for_answers(broker.bootstrap, names, at_least=1, limit_s=60)
+            for answered in (21, 41):  # twice: a worker that cannot commit the first twenty ends meanwhile
+                asyncio.run(send(broker.bootstrap, names.events, 20))
+                checker.wait_for_answers(broker.bootstrap, names, at_least=answered, limit_s=60)
+            assert worker.running
+
+
+async def send(bootstrap: str, topic: str, count: int) -> None:
+    """Events of as many users, together."""
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=500) as producer:
+        for number in range(count):
+            event = {"user_id": f"u{number}", "behavior": "search", "timestamp": 1_750_000_000_000}
+            await producer.send(topic, json.dumps(event).encode(), key=event["user_id"].encode())
+        await producer.flush()

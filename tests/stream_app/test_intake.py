@@ -272,3 +272,21 @@ def test_partitions_that_come_back_start_anew() -> None:
     fetching.forget()
     order.forget()
     take(order, carriers(fetching, [50, 51]))
+
+
+def test_behind_offset_0_the_next_record_goes_alone() -> None:
+    """Faust cannot commit a chunk of several records right behind offset 0."""
+    place = TP(INPUT, 0)
+    hands_on = scheduler()
+
+    def handed_on(*offsets: int) -> list[list[int]]:
+        records = [consumer_record(offset) for offset in offsets]
+        return [[record.offset for record in carrier.value] for _, carrier in hands_on.iterate({place: records})]
+
+    assert handed_on(0) == [[0]]
+    assert handed_on(1, 2, 3) == [[1], [2, 3]]
+    assert handed_on(4, 5) == [[4, 5]]
+    assert [
+        [record.offset for record in carrier.value]
+        for _, carrier in scheduler().iterate({place: [consumer_record(offset) for offset in range(3)]})
+    ] == [[0, 1, 2]]
