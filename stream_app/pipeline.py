@@ -251,7 +251,7 @@ class Pipeline:
             next_items=[NextItem(item, _rounded(p), behavior) for item, p, behavior in forecast.next_items],
             next_categories=[NextCategory(category, _rounded(p)) for category, p in forecast.next_categories],
             purchase_probability=_rounded(forecast.purchase_probability),
-            time_to_next_s=TimeToNext(*(round(seconds, 3) for seconds in forecast.time_to_next_s)),
+            time_to_next_s=TimeToNext(*(round(seconds, 6) for seconds in forecast.time_to_next_s)),
             churn_probability=_rounded(forecast.churn_probability),
             model_version=self._predictor.version,
             history_length=len(request.window.times_ms),

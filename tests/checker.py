@@ -170,9 +170,12 @@ def _difference(one: ConsumerRecord, other: ConsumerRecord) -> str:
     """Where two predictions differ, and when they were written."""
     if one.value is None or other.value is None:
         return "one is an erasure"
-    before, after = json.loads(one.value), json.loads(other.value)
-    fields = {name: (before[name], after[name]) for name in before if not same(before[name], after.get(name))}
-    return f"offsets {one.offset} and {other.offset}, {fields}"
+    return f"offsets {one.offset} and {other.offset}, {difference(json.loads(one.value), json.loads(other.value))}"
+
+
+def difference(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The fields in which two predictions differ, with both values."""
+    return {name: (one[name], other.get(name)) for name in one if not same({name: one[name]}, {name: other.get(name)})}
 
 
 def repeats(found: Topics) -> int:

@@ -168,7 +168,7 @@ def test_evaluate_prints_the_model_beside_the_baselines(model: Path) -> None:
     assert done.returncode == 0, done.stderr
     scores = json.loads(done.stdout)["scores"]
     assert {"model", "repeat", "popularity", "markov"} <= scores.keys()
-    assert all(0 <= scores[name]["item ndcg@10"] <= 1 for name in ("model", "repeat", "popularity", "markov"))
+    assert all(0 <= scores[name]["item NDCG@10"] <= 1 for name in ("model", "repeat", "popularity", "markov"))
 
 
 def test_a_replay_that_only_says_what_it_would_send(model: Path) -> None:

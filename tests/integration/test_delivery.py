@@ -81,5 +81,9 @@ def compare_with_inline(predictions: list[ConsumerRecord], settings: dict[str, s
     inline = {prediction["prediction_id"]: prediction for prediction in json_lines(out)}
     streamed = {checker.headers(record)["prediction_id"].decode(): record.value for record in predictions}
     assert inline.keys() == streamed.keys()
-    different = [id_ for id_, value in streamed.items() if not checker.same(json.loads(value), inline[id_])]
+    different = [
+        checker.difference(json.loads(value), inline[id_])
+        for id_, value in streamed.items()
+        if not checker.same(json.loads(value), inline[id_])
+    ]
     assert different == []
