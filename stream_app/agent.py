@@ -38,7 +38,7 @@ from stream_app.predictions import Forecast, Message
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
 
-COMMIT_ATTEMPTS = 20  # each waits for a commit already under way, or for 50 ms
+COMMIT_ATTEMPTS = 20
 
 
 class CommitFailed(Exception):
@@ -112,7 +112,15 @@ class PredictionAgent:
                     held = chunk
                 else:
                     together.append(chunk)
-            await self._finish(together)
+            if self._app.flow_control.is_active():
+                await self._finish(together)
+            else:
+                self._drop(together)
+
+    def _drop(self, chunks: list[Prepared]) -> None:
+        """Partitions are moving, or the worker ends: what has not begun is for whoever reads these records next."""
+        for chunk in chunks:
+            self._app.consumer.unacked.discard(chunk.event.message)
 
     async def _finish(self, together: list[Prepared]) -> None:
         """Steps 4 to 7 for chunks of different partitions; their time is counted once, in the first one's report."""
@@ -182,13 +190,17 @@ class PredictionAgent:
         """Commit before the next chunk of any of these partitions becomes durable. Raises CommitFailed."""
         consumer, committed = self._app.consumer, self._app.monitor.tp_committed_offsets
         left = dict(offsets)
-        for _ in range(COMMIT_ATTEMPTS):
-            await consumer.commit(set(left))
-            ours = consumer.assignment()  # a partition that went elsewhere is repeated there
-            left = {tp: offset for tp, offset in left.items() if committed.get(tp, -1) < offset and tp in ours}
+        for attempt in range(COMMIT_ATTEMPTS):
+            done = await consumer.commit(set(left))
+            if not self._app.flow_control.is_active():
+                return  # partitions are moving: Faust commits what is acknowledged, and nothing else begins before
+            noted = {tp for tp, offset in left.items() if committed.get(tp, -1) >= offset}
+            if noted and not done:  # Faust notes a commit that the broker refused like any other
+                break
+            left = {tp: offset for tp, offset in left.items() if tp not in noted and tp in consumer.assignment()}
             if not left:
                 return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0 if attempt < 2 else 0.05)  # what Faust had left over goes with the first attempt
         places = ", ".join(f"{offset} of {tp.topic}-{tp.partition}" for tp, offset in left.items())
         raise CommitFailed(f"offset {places} could not be committed")
 

@@ -6,7 +6,6 @@ The steps of the agent are in `agent.py`, what Faust is told and why in `faust_o
 
 from __future__ import annotations
 
-import faust
 from faust.types import StreamT
 
 from stream_app import web
@@ -14,10 +13,11 @@ from stream_app.events import Record
 from stream_app.faust_options import ROCKSDB, app_options
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
-from stream_app.worker import Worker
+from stream_app.worker import App, Worker
 
 settings = Settings()
-app = faust.App(settings.app_id, **app_options(settings))
+app = App(settings.app_id, **app_options(settings))
+app.shutdown_s = settings.shutdown_s
 
 events = app.topic(settings.input_topic, key_serializer="raw", value_serializer="raw")
 histories: HistoryTable = app.Table(  # type: ignore[assignment]  # the class that `Table` in the options names
@@ -31,7 +31,7 @@ worker = Worker(app, settings, histories)
 
 app.on_worker_init.connect(worker.prepare)  # model loaded, topics checked: before anything consumes
 app.on_partitions_revoked.connect(worker.forget_partitions)
-app.on_before_shutdown.connect(worker.limit_shutdown)
+app.on_partitions_assigned.connect(worker.meet_partitions)  # type: ignore[arg-type]  # called with what was assigned
 
 
 @app.agent(events, name="predict")

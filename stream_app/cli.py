@@ -163,6 +163,8 @@ def replay(
 
     if to not in ("kafka", "inline"):
         raise typer.BadParameter("--to is kafka or inline")
+    if dry_run and to == "inline":
+        raise typer.BadParameter("--dry-run goes with --to kafka; an inline replay sends nothing anyway")
     _override(model=model, broker=broker, partitions=partitions)
     with _one_line(LogError, ReplayError):
         settings, frame = _settings(), _read(logs, format_, mapping).frame
@@ -172,7 +174,7 @@ def replay(
         else:
             now_ms = int(time() * 1000)
             done = play_inline(frame, settings, _behaviors(), out, now_ms=now_ms, console=notes, quiet=quiet)
-    if json:
+    if json and str(out) != "-":
         _print_json(done)
     else:
         print(", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in done.items()), file=sys.stderr)

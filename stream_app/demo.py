@@ -70,7 +70,6 @@ class Books:
     dead_letters: Counter[str] = field(default_factory=Counter)
     latencies_ms: deque[int] = field(default_factory=lambda: deque(maxlen=LATENCIES))
     last: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=4))
-    unmatched: int = 0  # answers whose event was not read yet
 
     @property
     def missing(self) -> int:

@@ -162,6 +162,8 @@ class EventDecoder:
         key = user_id.encode()
         if len(key) > USER_ID_BYTES:
             raise Rejected(Reason.INVALID, f"user_id has {len(key)} bytes, the limit is {USER_ID_BYTES}")
+        if "\0" in user_id:
+            raise Rejected(Reason.INVALID, "user_id holds a NUL, which stores keep for themselves")
         if record.key is not None and record.key != key:
             raise Rejected(Reason.INVALID, f"user_id {user_id!r} differs from the record's key {_show(record.key)}")
         behavior = self._behaviors.resolve(message.behavior)
@@ -187,6 +189,8 @@ def _erased_user(key: bytes | None) -> str:
         raise Rejected(Reason.INVALID, "a null value without a key erases nobody")
     if len(key) > USER_ID_BYTES:
         raise Rejected(Reason.INVALID, f"the key has {len(key)} bytes, the limit is {USER_ID_BYTES}")
+    if b"\0" in key:
+        raise Rejected(Reason.INVALID, "the key holds a NUL, which stores keep for themselves")
     try:
         return key.decode()
     except UnicodeDecodeError:

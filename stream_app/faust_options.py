@@ -50,7 +50,9 @@ def app_options(settings: Settings) -> dict[str, Any]:
         "broker_session_timeout": settings.session_timeout_s,
         "broker_heartbeat_interval": min(3.0, settings.session_timeout_s / 3),
         "consumer_group_instance_id": settings.instance_id,
-        "broker_commit_interval": 1.0,  # a safety net: the agent commits each chunk
+        # The agent commits each chunk, and nobody else does: what a commit answers is then what became of that chunk
+        "broker_commit_interval": 365 * 24 * 3600.0,
+        "broker_commit_every": 2**31,
         "broker_max_poll_interval": 1000.0,
         # Producing
         "producer_acks": -1,

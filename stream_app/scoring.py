@@ -131,7 +131,7 @@ class LiveScores:
             self._since_halving = 0
             self._counts = Counter({item: count // 2 for item, count in self._counts.items() if count > 1})
         self._since_ranking += 1
-        if self._since_ranking >= 100 or not self._popular:  # ranking all items costs more than an event
+        if self._since_ranking >= max(100, len(self._counts) // 10) or not self._popular:  # ranking reads every count
             self._since_ranking = 0
             self._popular = tuple(item for item, _ in self._counts.most_common(K))
 

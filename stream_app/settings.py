@@ -23,7 +23,7 @@ TopicName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
 
 
 class Settings(BaseSettings):
-    """See each field; `nextmove settings` prints them with their sources resolved and secrets redacted."""
+    """See each field; `nextmove settings` prints them as they are in force, secrets redacted."""
 
     model_config = SettingsConfigDict(
         env_prefix="NEXTMOVE_",
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     partitions: Count = Field(4, description="partitions of the topics that `nextmove topics` creates")
     broker_timeout_s: Seconds = Field(10.0, description="how long to look for a broker before giving up")
 
-    session_timeout_s: Annotated[float, Field(ge=6, le=300)] = Field(
+    session_timeout_s: Annotated[float, Field(ge=6, le=90)] = Field(
         20.0, description="a worker silent for so long has lost its partitions"
     )
     instance_id: str | None = Field(None, description="static member of the group: a quick restart moves no partitions")
@@ -77,10 +77,10 @@ class Settings(BaseSettings):
     # Batches
     chunk_records: Annotated[int, Field(ge=1, le=4096)] = Field(512, description="most records of a chunk")
     chunk_bytes: Count = Field(4_000_000, description="most bytes of a chunk; a larger record stands alone")
-    chunk_records_per_user: Annotated[int, Field(ge=1, le=1024)] = Field(
+    chunk_records_per_user: Annotated[int, Field(ge=1, le=256)] = Field(
         16, description="most records of one user in a chunk; as many more events than a window are kept per user"
     )
-    chunks_queued: Count = Field(4, description="chunks read ahead; what a rebalance has to wait for")
+    chunks_queued: Count = Field(4, description="chunks read ahead; dropped when partitions move")
     chunks_prepared: Annotated[int, Field(ge=1, le=16)] = Field(
         4, description="chunks folded while others are on the device, to go there together, one of each partition"
     )
@@ -101,6 +101,21 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] = Field("console", description="for people or for machines")
+
+    @model_validator(mode="after")
+    def _room_for_users(self) -> Settings:
+        in_work = (2 * self.chunks_prepared + 3) * self.chunk_records  # prepared, on the device, on their way between
+        if self.cached_users < in_work:
+            raise ValueError(f"cached_users must be at least {in_work}: so many may be in work at once")
+        return self
+
+    @model_validator(mode="after")
+    def _no_misspelt_variable(self) -> Settings:
+        names = {f"NEXTMOVE_{name.upper()}" for name in type(self).model_fields} | {"NEXTMOVE_CONFIG"}
+        unknown = sorted(name for name in os.environ if name.startswith("NEXTMOVE_") and name not in names)
+        if unknown:
+            raise ValueError(f"no such setting: {', '.join(unknown)}")
+        return self
 
     @model_validator(mode="after")
     def _complete_login(self) -> Settings:

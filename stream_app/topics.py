@@ -47,7 +47,7 @@ def plan(events: str, predictions: str, dead_letters: str, changelog: str, parti
         TopicPlan(events, partitions, {"max.message.bytes": str(MAX_EVENT_BYTES)}),
         TopicPlan(predictions, partitions),
         TopicPlan(dead_letters, partitions, {"max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}),
-        TopicPlan(changelog, partitions, {"cleanup.policy": "compact"}),
+        TopicPlan(changelog, partitions, {"cleanup.policy": "compact", "max.message.bytes": str(MAX_EVENT_BYTES)}),
     ]
 
 

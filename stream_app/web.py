@@ -1,6 +1,6 @@
 """What a worker answers over HTTP: /metrics for Prometheus, /healthz and /readyz for whoever keeps it running.
 
-Faust's web server carries it. All that Faust itself would serve there, table data included, is switched off in `app.py`.
+Faust's web server carries it. All that Faust itself would serve there, table data included, is switched off in `faust_options.py`.
 """
 
 from __future__ import annotations

@@ -7,10 +7,12 @@ import logging
 import os
 import socket
 from threading import Timer
+from time import time
 from typing import Any
 
 import click
 import faust
+from faust.types import TP
 
 from model.artifact import ArtifactError
 from model.engine import Engine
@@ -25,6 +27,19 @@ from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
 
 log = logging.getLogger("nextmove")
+
+
+class App(faust.App):
+    """A Faust app that ends when it is told to, or when its agent failed, even if its broker never answers again."""
+
+    shutdown_s: float  # seconds
+
+    async def on_stop(self) -> None:
+        """Faust's hook; what it waits for has no time limit of its own."""
+        timer = Timer(self.shutdown_s, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+        await super().on_stop()
 
 
 class Worker:
@@ -72,18 +87,17 @@ class Worker:
             lags=web.lags(self._app, self._settings, self._last_ms),
         )
 
+    async def meet_partitions(self, _: Any, assigned: set[TP], *__: Any, **___: Any) -> None:
+        """Partitions are ours: until a record of one is done, its lag is counted from now."""
+        now_ms = int(time() * 1000)
+        self._last_ms = {tp.partition: now_ms for tp in assigned if tp.topic == self._settings.input_topic}
+
     async def forget_partitions(self, *_: Any, **__: Any) -> None:
         """Partitions are moving: what is decoded in memory may soon be somebody else's to change."""
         self.pipeline.cache.clear()
         self.agent.order.forget()
-        self._app.consumer.scheduler.forget()  # type: ignore[attr-defined]  # ours, by the options
         self._last_ms.clear()
-
-    async def limit_shutdown(self, *_: Any, **__: Any) -> None:
-        """A worker told to stop does so, even when its broker is gone and never answers the last commit."""
-        timer = Timer(self._settings.shutdown_s, os._exit, (1,))
-        timer.daemon = True
-        timer.start()
+        self._app.consumer.scheduler.forget()  # type: ignore[attr-defined]  # ours, by the options
 
     async def _check_topics(self) -> None:
         settings = self._settings

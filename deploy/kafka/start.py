@@ -34,6 +34,7 @@ JARS = HERE / "jars"
 START_LIMIT_S = 120.0  # starting takes about 5 s; the rest is for a loaded machine
 STOP_LIMIT_S = 30.0
 POLL_S = 0.1
+LOG = "kafka.log"
 OLDEST_JAVA = 17
 JAVA_OPTIONS = ["-Dorg.apache.logging.log4j.level=INFO", "-Djava.awt.headless=true"]
 
@@ -72,7 +73,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run one Apache Kafka broker for development and tests.")
     parser.add_argument("--version", help=f"Kafka's version (default: {pom_version()}, from pom.xml)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="keep topics here (default: a directory for this run)")
-    parser.add_argument("--keep", action="store_true", help="do not delete that directory at the end")
+    parser.add_argument("--keep", action="store_true", help="keep that directory, not only the log in it")
     parser.add_argument("--port", type=int, help="port on 127.0.0.1 (default: that of the last start, or a free one)")
     parser.add_argument("--heap", default="512m", metavar="SIZE", help="the broker's Java heap (default: 512m)")
     parser.add_argument("--json", action="store_true", help="print one JSON object when the broker answers")
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace, version: str, java: str, jars: Path) -> Non
     """Start the broker, tell its address, and keep it until a signal; StartError where it fails or ends by itself."""
     with _data_directory(options.data, keep=options.keep) as data:
         port = write_properties(data, options.port)
-        log = data / "kafka.log"
+        log = data / LOG
         classpath = f"{jars}{os.sep}*"
         _format_storage(java, classpath, data, log)
         command = [java, f"-Xmx{options.heap}", *JAVA_OPTIONS, "-cp", classpath, "kafka.Kafka", str(_properties(data))]
@@ -170,15 +171,22 @@ def _fetch(maven: str, version: str, directory: Path) -> None:
 
 @contextlib.contextmanager
 def _data_directory(given: Path | None, *, keep: bool) -> Iterator[Path]:
-    """The directory of the broker's data; one that was not asked for is deleted at the end."""
+    """The directory of the broker's data; of one that was not asked for, only the log is left at the end."""
     if given is not None:
         given.mkdir(parents=True, exist_ok=True)
         yield given.resolve()
     elif keep:
         yield Path(tempfile.mkdtemp(prefix="kafka-"))
     else:
-        with tempfile.TemporaryDirectory(prefix="kafka-", ignore_cleanup_errors=True) as directory:
-            yield Path(directory)
+        directory = Path(tempfile.mkdtemp(prefix="kafka-"))
+        try:
+            yield directory
+        finally:
+            for entry in directory.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                elif entry.name != LOG:
+                    entry.unlink()
 
 
 def _properties(data: Path) -> Path:

@@ -91,7 +91,7 @@ class Consumer:
         self.acked = -1
         self.may_commit = asyncio.Event()
         self.may_commit.set()
-        self.commits_nothing = False
+        self.commits_nothing = self.refuses = False
 
     def assignment(self) -> set[TP]:
         return self.assigned
@@ -106,7 +106,7 @@ class Consumer:
         self.journal.append(("commit", self.acked + 1))
         if not self.commits_nothing:
             self.app.monitor.on_tp_commit(dict.fromkeys(places, self.acked + 1))
-        return not self.commits_nothing
+        return not (self.commits_nothing or self.refuses)
 
 
 class Stage:
@@ -393,17 +393,33 @@ async def test_a_commit_that_never_succeeds_ends_the_agent(monkeypatch: pytest.M
         assert stage.journal_of("commit") == [("commit", 1)] * 3
 
 
-async def test_a_commit_that_somebody_else_does_counts() -> None:
-    """Faust commits once in a while itself; the agent's own attempt then does nothing."""
+async def test_a_commit_that_the_broker_refuses_ends_the_agent_though_faust_notes_it() -> None:
+    """The group has moved on without this worker: what is prepared must not be written over its successor's states."""
     async with on_stage() as stage:
-        stage.consumer.commits_nothing = True
+        stage.consumer.refuses = True
         await stage.hand_over(event_record("u", 0))
+        await stage.hand_over(event_record("u", 1))
         await stage.until(lambda: len(stage.producer.sent) == 2)
         for record in stage.producer.open():
             record.deliver()
-        await stage.until(lambda: stage.journal_of("commit"))
-        stage.app.monitor.on_tp_commit({PLACE: 1})
-        await stage.until(lambda: stage.reports)
+        assert isinstance(await stage.failure(), CommitFailed)
+        assert len(stage.producer.sent) == 2
+
+
+async def test_what_has_not_begun_when_partitions_move_is_dropped() -> None:
+    async with on_stage() as stage:
+        stage.app.topics.acking_topics.add("user-events")
+        for offset in range(3):
+            await stage.hand_over(event_record("u", offset))
+        await stage.until(lambda: len(stage.producer.sent) == 2)
+        await stage.rest()
+        assert len(stage.consumer.unacked) == 3
+        stage.app.flow_control.suspend()  # the first thing that Faust does when partitions are revoked
+        await stage.deliver_all()
+        await stage.until(lambda: len(stage.consumer.unacked) == 1)  # the fake never takes out what is acknowledged
+        await stage.rest()
+        assert len(stage.producer.sent) == 2
+        assert stage.journal_of("acked") == [("acked", 0)]
 
 
 async def test_a_partition_that_went_elsewhere_is_committed_there() -> None:

@@ -93,7 +93,19 @@ def test_optional_fields_may_be_null() -> None:
     assert decode_fields(**nulls) == Event("u", "view", NOW_MS, "i")
 
 
-@given(st.text(min_size=1, max_size=64), st.text(min_size=1, max_size=512), st.text(min_size=1, max_size=512))
+USERS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=64)
+
+
+def test_a_nul_is_in_no_user_id() -> None:
+    """A store keeps its own bookkeeping under such a key: `__faust\\0offset__`."""
+    user = "__faust\0offset__"
+    for record in (json_record({**VIEW, "user_id": user}, key=user.encode()), FakeRecord(key=user.encode())):
+        with pytest.raises(Rejected) as caught:
+            decode(record)
+        assert caught.value.reason is Reason.INVALID
+
+
+@given(USERS, st.text(min_size=1, max_size=512), st.text(min_size=1, max_size=512))
 def test_any_text_is_an_id(user: str, item: str, category: str) -> None:
     fields = {**VIEW, "user_id": user, "item_id": item, "category": category, "event_id": item}
     record = json_record(fields, key=user.encode())
