@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,7 +35,9 @@ def free_port() -> int:
 class WorkerProcess:
     """`nextmove worker` in a process of its own, its output kept in `log_path`."""
 
-    def __init__(self, log_path: Path, program: str = "stream_app.cli", **environment: str) -> None:
+    def __init__(
+        self, log_path: Path, program: Sequence[str] = ("stream_app.cli", "worker"), **environment: str
+    ) -> None:
         self._program = program
         self.log_path = log_path
         self.port = free_port()
@@ -46,7 +48,7 @@ class WorkerProcess:
         """Start, and wait until it is ready."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self._program, "worker"],
+                [sys.executable, "-m", *self._program],
                 env=_environment(self._environment),
                 stdout=log,
                 stderr=log,

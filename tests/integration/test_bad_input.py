@@ -59,6 +59,9 @@ SENT: list[tuple[bytes | None, bytes | None, str | None]] = [
 ]  # fmt: skip
 
 
+FAUST = ("faust", "--app", "stream_app.app", "worker", "--loglevel", "info")  # Faust's own command
+
+
 @pytest.fixture(params=["embedded", pytest.param("apache", marks=pytest.mark.kafka)])
 def worker(
     request: pytest.FixtureRequest, names: Names, shop_model: Path, tmp_path: Path
@@ -71,7 +74,7 @@ def worker(
     topics = dict.fromkeys((names.events, names.predictions, names.dead_letters, names.changelog), PARTITIONS)
     with EmbeddedBroker(topics) as broker:
         settings = deployment(broker.bootstrap, names, shop_model)
-        with WorkerProcess(tmp_path / "worker.log", **settings) as process:
+        with WorkerProcess(tmp_path / "worker.log", program=FAUST, **settings) as process:
             yield process, broker.bootstrap
 
 

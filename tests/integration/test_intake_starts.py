@@ -25,7 +25,9 @@ def test_nothing_is_lost_between_seek_and_start(names: Names, shop: Path, shop_m
             events = play(broker.bootstrap, names, shop, settings)
             checker.wait_for_answers(broker.bootstrap, names, at_least=events, limit_s=60)
         events = play(broker.bootstrap, names, shop, settings)
-        with WorkerProcess(tmp_path / "second.log", program="tests.slow_seek_worker", **settings):  # has to recover
+        with WorkerProcess(
+            tmp_path / "second.log", program=("tests.slow_seek_worker", "worker"), **settings
+        ):  # has to recover
             checker.wait_for_answers(broker.bootstrap, names, at_least=events, limit_s=60)
 
 
