@@ -28,10 +28,13 @@ def check(kafka: KafkaServer, names: Names, model: Path) -> checker.Topics:
 
 
 def answered(kafka: KafkaServer, names: Names) -> int:
-    """Events with a prediction; these tests send nothing that is rejected."""
-    return len(
-        {checker.cause(record) for record in asyncio.run(checker.read_topic(kafka.bootstrap, names.predictions))}
-    )
+    """Events with a prediction or a dead letter: of those sent a second time some are too late."""
+    outputs = [
+        record
+        for topic in (names.predictions, names.dead_letters)
+        for record in asyncio.run(checker.read_topic(kafka.bootstrap, topic))
+    ]
+    return len({checker.cause(record) for record in outputs})
 
 
 def events_of(kafka: KafkaServer, names: Names) -> int:
