@@ -96,6 +96,7 @@ class _LogSoftmaxAt(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, vectors: Tensor, bias: Tensor, classes: Tensor) -> Tensor:
+        """As `catalogue_log_probability`; keeps one normaliser per row, [P], and no logits."""
         table = vectors.bfloat16()
         normaliser, chosen = query.new_empty(len(query)), query.new_empty(len(query))
         for part in _blocks(len(query), len(bias)):
@@ -107,6 +108,7 @@ class _LogSoftmaxAt(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Gradients [P, D], [N + 1, D] and [N + 1] from grad [P]: one-hot minus softmax, computed again by block."""
         query, vectors, bias, classes, normaliser = ctx.saved_tensors
         table = vectors.bfloat16()
         to_query, to_vectors, to_bias = torch.empty_like(query), torch.zeros_like(vectors), torch.zeros_like(bias)

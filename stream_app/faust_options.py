@@ -38,7 +38,7 @@ def app_options(settings: Settings) -> dict[str, Any]:
         # A memory store drops its standby copies at every rebalance and yet goes on reading behind them: promoted, it
         # would miss users. Without standbys each partition is read from its beginning by whoever gets it.
         "table_standby_replicas": 0,
-        "stream_buffer_maxsize": settings.chunks_queued,  # what a rebalance waits for
+        "stream_buffer_maxsize": settings.chunks_queued,  # chunks, not records; dropped when partitions move
         "stream_wait_empty": True,  # finish the chunk in work before partitions move
         # A failure ends the worker: restarted in place, the agent would go on after the failed chunk
         "agent_supervisor": "mode.CrashingSupervisor",

@@ -86,7 +86,12 @@ def deployment(bootstrap: str, names: Names, model: Path) -> dict[str, str]:
 @pytest.fixture
 def on_kafka(kafka: KafkaServer, names: Names, shop_model: Path) -> dict[str, str]:
     """A deployment on the real Kafka, its topics created."""
-    settings = deployment(kafka.bootstrap, names, shop_model)
+    return deployed(kafka, names, shop_model)
+
+
+def deployed(kafka: KafkaServer, names: Names, model: Path) -> dict[str, str]:
+    """The settings of a worker whose topics are there."""
+    settings = deployment(kafka.bootstrap, names, model)
     done = nextmove("topics", **settings)
     assert done.returncode == 0, done.stderr
     return settings

@@ -11,7 +11,7 @@ from aiokafka.structs import ConsumerRecord
 from model.engine import Engine
 from tests import checker
 from tests.checker import Names, wait_for_answers
-from tests.integration.conftest import deployment
+from tests.integration.conftest import deployed
 from tests.kafka_server import KafkaServer
 from tests.processes import WorkerProcess, json_lines, nextmove
 
@@ -32,10 +32,7 @@ def model(taobao: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(kafka: KafkaServer, names: Names, model: Path) -> dict[str, str]:
-    given = deployment(kafka.bootstrap, names, model)
-    done = nextmove("topics", **given)
-    assert done.returncode == 0, done.stderr
-    return given
+    return deployed(kafka, names, model)
 
 
 @pytest.fixture

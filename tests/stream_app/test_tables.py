@@ -11,8 +11,9 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage, RecordMetadata
 
 from stream_app import history
-from stream_app.faust_options import ROCKSDB
+from stream_app.faust_options import ROCKSDB, app_options
 from stream_app.history import History
+from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
 
 CHANGELOG = "nextmove-histories-changelog"
@@ -94,6 +95,15 @@ async def test_after_a_recovery_users_of_other_partitions_are_gone_and_nothing_f
     assert [table.read(b"user of %d" % partition) is not None for partition in range(4)] == [True, False, True, False]
     assert not consumer.flows, "Faust resumes it once it has sought its place"
     assert not app.flow_control.is_active()
+
+
+async def test_a_memory_store_drops_standby_copies_so_there_are_none(table: HistoryTable) -> None:
+    """Faust would go on reading such a partition behind them, and miss these users once it is active here."""
+    table.app.consumer = Consumer()  # type: ignore[assignment]
+    table.apply([(b"of a standby", stored(1))], delivered(1, 0))
+    await table.on_recovery_completed({TP(CHANGELOG, 0)}, {TP(CHANGELOG, 1)})
+    assert table.read(b"of a standby") is None, "if Faust keeps them by now, standbys may come back"
+    assert app_options(Settings())["table_standby_replicas"] == 0
 
 
 # RocksDB
