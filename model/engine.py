@@ -92,6 +92,7 @@ class Engine:
 
     @torch.inference_mode()
     def _answer(self, windows: Sequence[Window], k: int) -> list[Forecast]:
+        windows = list(windows)  # whoever asks may cut them only now
         columns = encode(windows, self.vocabulary)
         if len(windows) and columns.lengths.min() < 1:
             raise ValueError("a window needs at least one event")
@@ -135,13 +136,13 @@ class Engine:
                 fallback="no_known_items" if cold else None,
             )
             for mix, some_items, some_behaviors, some_categories, goal, seconds, churn, cold in zip(
-                heads.behaviors[:, 0].double().softmax(-1).tolist(),
+                rounded(heads.behaviors[:, 0].double().softmax(-1)).tolist(),
                 listed_items,
                 behaviors.tolist(),
                 listed_categories,
-                heads.goal[:, 0].double().sigmoid().tolist(),
-                heads.log_seconds[:, 0].double().clamp(max=30).expm1().clamp(min=0).tolist(),
-                heads.churn[:, 0].double().sigmoid().tolist(),
+                rounded(heads.goal[:, 0].double().sigmoid()).tolist(),
+                heads.log_seconds[:, 0].double().clamp(max=30).expm1().clamp(min=0).round(decimals=6).tolist(),
+                rounded(heads.churn[:, 0].double().sigmoid()).tolist(),
                 unknown.tolist(),
                 strict=True,
             )
@@ -196,11 +197,17 @@ def choose(mixture: Mixture, ids: Tensor, against: Table, unknown: Tensor | None
 def _named(chosen: Chosen, catalogue: Catalogue, unknown: list[str]) -> list[list[tuple[str, float]]]:
     """Identities as names; entries without probability are left out."""
     names, first, rows = catalogue.names, catalogue.first, catalogue.rows
+    ids, listed = chosen.ids.tolist(), (chosen.probability > 0).tolist()
     return [
         [
             (names[one - first] if one < rows else unknown[one - rows], probability)
-            for one, probability in zip(some_ids, some, strict=True)
-            if probability > 0
+            for one, probability, is_listed in zip(*some, strict=True)
+            if is_listed
         ]
-        for some_ids, some in zip(chosen.ids.tolist(), chosen.probability.double().tolist(), strict=True)
+        for some in zip(ids, rounded(chosen.probability.double()).tolist(), listed, strict=True)
     ]
+
+
+def rounded(probabilities: Tensor) -> Tensor:
+    """Seven decimals: what lies beyond is the noise of float32, and a third of a prediction's bytes."""
+    return probabilities.round(decimals=7).clamp(0.0, 1.0)

@@ -128,7 +128,7 @@ class PredictionAgent:
         report = together[0].report
         loop = asyncio.get_running_loop()
         with report.stage("infer"):  # 4. Infer
-            windows = [window for chunk in together for window in chunk.batch.windows]
+            windows = self._pipeline.windows(chunk.batch for chunk in together)
             forecasts = iter(await loop.run_in_executor(self._device, self._pipeline.infer, windows))
         with report.stage("score"):  # 5. Score
             outputs = [self._conclude(chunk.batch, forecasts) for chunk in together]

@@ -136,8 +136,9 @@ class EventDecoder:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             message = self._decode_slowly(value, record.headers)
         else:
-            if message.event_id is None and any(name == "ce_specversion" for name, _ in record.headers):
-                message = self._decode_slowly(value, record.headers)
+            headers = record.headers
+            if headers and message.event_id is None and any(name == "ce_specversion" for name, _ in headers):
+                message = self._decode_slowly(value, headers)
         return self._validate(message, record)
 
     def _decode_slowly(self, value: bytes, headers: Sequence[tuple[str, bytes]]) -> EventMessage:
@@ -158,30 +159,35 @@ class EventDecoder:
             raise Rejected(Reason.INVALID, _one_line(error)) from None
 
     def _validate(self, message: EventMessage, record: Record) -> Event:
-        user_id = message.user_id
-        key = user_id.encode()
-        if len(key) > USER_ID_BYTES:
-            raise Rejected(Reason.INVALID, f"user_id has {len(key)} bytes, the limit is {USER_ID_BYTES}")
-        if "\0" in user_id:
-            raise Rejected(Reason.INVALID, "user_id holds a NUL, which stores keep for themselves")
-        if record.key is not None and record.key != key:
-            raise Rejected(Reason.INVALID, f"user_id {user_id!r} differs from the record's key {_show(record.key)}")
+        user_id, item, category = message.user_id, message.item_id, message.category
+        self._check_user(user_id, record.key)
         behavior = self._behaviors.resolve(message.behavior)
         if behavior is None:
             raise Rejected(Reason.INVALID, f"unknown behavior {message.behavior[:80]!r}")
-        if message.item_id is None and behavior in self._behaviors.about_item:
-            raise Rejected(Reason.INVALID, f"a {behavior} event needs an item_id")
-        time_ms = self._time(message.timestamp, record.timestamp)
-        return Event(user_id, behavior, time_ms, message.item_id, message.category, message.event_id)
-
-    def _time(self, timestamp: int | datetime, produced_ms: int) -> int:
+        if item is None:
+            if behavior in self._behaviors.about_item:
+                raise Rejected(Reason.INVALID, f"a {behavior} event needs an item_id")
+        elif "\0" in item:
+            raise Rejected(Reason.INVALID, "item_id holds a NUL, which histories keep for themselves")
+        if category is not None and "\0" in category:
+            raise Rejected(Reason.INVALID, "category holds a NUL, which histories keep for themselves")
+        timestamp, produced_ms = message.timestamp, record.timestamp
         time_ms = timestamp if isinstance(timestamp, int) else (timestamp - EPOCH) // MILLISECOND
         if not EARLIEST_MS <= time_ms <= LATEST_MS:
             raise Rejected(Reason.INVALID, f"timestamp {time_ms} is not in 1990 … 2100; the unit is ms since 1970 UTC")
         if 0 < produced_ms < time_ms - self._max_future_ms:
             ahead = (time_ms - produced_ms) / 1000
             raise Rejected(Reason.FROM_THE_FUTURE, f"it happened {ahead:.0f} s after it was sent")
-        return time_ms
+        return Event(user_id, behavior, time_ms, item, category, message.event_id)
+
+    def _check_user(self, user_id: str, key: bytes | None) -> None:
+        encoded = user_id.encode()
+        if len(encoded) > USER_ID_BYTES:
+            raise Rejected(Reason.INVALID, f"user_id has {len(encoded)} bytes, the limit is {USER_ID_BYTES}")
+        if b"\0" in encoded:
+            raise Rejected(Reason.INVALID, "user_id holds a NUL, which stores keep for themselves")
+        if key is not None and key != encoded:
+            raise Rejected(Reason.INVALID, f"user_id {user_id!r} differs from the record's key {_show(key)}")
 
 
 def _erased_user(key: bytes | None) -> str:

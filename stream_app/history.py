@@ -5,14 +5,16 @@ changes nothing, and the window *as of* that offset can still be read, so that a
 it was the first time. For that the ring keeps `margin` more events than a window needs; whoever calls must not let
 more than `margin` events of one user become durable beyond the committed offset (`intake.py` sees to it).
 
-Knows nothing of Kafka, of tables or of models, and reads no clock.
+A history is kept as it is stored: one column of bytes per field, so that the usual event, which is the user's newest, is
+appended in a few copies, and storing it joins the columns. Everything else takes the slow road over rows. Knows nothing
+of Kafka, of tables or of models, and reads no clock.
 """
 
 from __future__ import annotations
 
 import struct
-from bisect import insort
-from dataclasses import dataclass
+from bisect import bisect_left, insort
+from collections.abc import Sequence
 from enum import Enum, auto
 from hashlib import blake2b
 from typing import NamedTuple
@@ -20,10 +22,11 @@ from typing import NamedTuple
 from model.window import Window, WindowRule
 from stream_app.events import Event
 
-SCHEMA = 1
-HEADER = struct.Struct("<BiqH")  # schema, partition, last offset, number of entries
-ROW = struct.Struct("<qqQBHH")  # time (ms), offset, hash of event_id (0: none), bytes of behaviour, item, category
-NONE = 0xFFFF  # the length that stands for "no item" or "no category"
+SCHEMA = 2
+HEADER = struct.Struct("<BiqHIII")  # schema, partition, last offset, entries, bytes of items, behaviours, categories
+NUMBER = 8  # bytes of a time (ms), of an offset, of the hash of an event_id
+END = b"\0"  # behind every text of a column; the event contract keeps it out of texts
+NO_ID = bytes(NUMBER)  # the hash of "no event_id"
 
 
 class HistoryError(Exception):
@@ -40,122 +43,244 @@ class Outcome(Enum):
 
 
 class Entry(NamedTuple):
-    """One event in the ring."""
+    """One event in the ring, as a row."""
 
     time_ms: int
     offset: int
+    event_hash: bytes  # NUMBER bytes; NO_ID: no event_id
     item: str | None
     behavior: str
     category: str | None
-    event_hash: int  # 0: no event_id
-    row: bytes  # this entry as stored; packed once, when the event arrives
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryRule:
+class HistoryRule(NamedTuple):
     """How much is kept: the model's window, the margin for redelivery, and how late an event may come."""
 
     window: WindowRule
     margin: int = 16  # events
     lateness_ms: int = 3_600_000
 
+    @property
+    def capacity(self) -> int:
+        """The most events in a ring."""
+        return self.window.events + self.margin
 
-@dataclass(frozen=True, slots=True)
-class History:
-    """One user's events, ordered by (time, offset), all from one partition of the input topic."""
+
+class History(NamedTuple):
+    """One user's events, ordered by (time, offset), all from one partition of the input topic.
+
+    The columns hold N events, oldest first: numbers of 8 bytes, little endian, and texts in UTF-8 with an END behind each.
+    An empty text stands for "none".
+    """
 
     partition: int
     last_offset: int = -1
-    entries: tuple[Entry, ...] = ()
+    times: bytes = b""  # N × int64, ms UTC
+    offsets: bytes = b""  # N × int64
+    hashes: bytes = b""  # N × 8, see `hash_event_id`
+    items: bytes = b""
+    behaviors: bytes = b""
+    categories: bytes = b""
+
+    @property
+    def length(self) -> int:
+        """N."""
+        return len(self.times) // NUMBER
 
     @property
     def watermark_ms(self) -> int | None:
         """The latest event time so far; the newest entry is never dropped, so it need not be stored."""
-        return self.entries[-1].time_ms if self.entries else None
+        return _last(self.times) if self.times else None
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The events as rows."""
+        hashes = [self.hashes[start : start + NUMBER] for start in range(0, len(self.hashes), NUMBER)]
+        items, categories = _texts(self.items, self.length), _texts(self.categories, self.length)
+        behaviors = self.behaviors.decode().split("\0")[:-1]
+        return list(map(Entry, _numbers(self.times), _numbers(self.offsets), hashes, items, behaviors, categories))
 
 
 def fold(history: History, event: Event, offset: int, rule: HistoryRule) -> tuple[History, Outcome]:
     """Put `event`, read at `offset`, into `history`."""
-    seen = offset <= history.last_offset
-    entries = _before(history.entries, offset) if seen else history.entries
-    if entries and event.time_ms < entries[-1].time_ms - rule.lateness_ms:
-        return history, Outcome.TOO_LATE
-    event_hash = hash_event_id(event.event_id)
-    if event_hash and any(entry.event_hash == event_hash for entry in entries):
-        return history, Outcome.REPEAT
-    if seen:
-        return history, Outcome.SEEN
-    ring = _trim(_insert(entries, _entry(event, offset, event_hash)), rule)
-    return History(history.partition, offset, ring), Outcome.FOLDED
+    partition, last_offset, times, offsets, hashes, items, behaviors, categories = history
+    _, behavior, time_ms, item, category, event_id = event
+    event_hash = NO_ID if event_id is None else hash_event_id(event_id)
+    if times:
+        newest_ms = _last(times)
+        if (
+            offset <= last_offset
+            or time_ms < newest_ms
+            or (event_hash in hashes and event_hash != NO_ID)
+            or time_ms - int.from_bytes(times[:NUMBER], "little") > rule.window.age_ms
+        ):
+            return _fold_slowly(history, event, offset, event_hash, rule)
+        if len(times) >= NUMBER * rule.capacity:
+            if len(times) > NUMBER * rule.capacity:  # the rule has become tighter
+                return _fold_slowly(history, event, offset, event_hash, rule)
+            times, offsets, hashes = times[NUMBER:], offsets[NUMBER:], hashes[NUMBER:]
+            items, behaviors, categories = (
+                items[items.index(END) + 1 :],
+                behaviors[behaviors.index(END) + 1 :],
+                categories[categories.index(END) + 1 :],
+            )
+    elif offset <= last_offset:
+        return _fold_slowly(history, event, offset, event_hash, rule)
+    return History(
+        partition,
+        offset,
+        times + time_ms.to_bytes(NUMBER, "little"),
+        offsets + offset.to_bytes(NUMBER, "little"),
+        hashes + event_hash,
+        items + (END if item is None else item.encode() + END),
+        behaviors + behavior.encode() + END,
+        categories + (END if category is None else category.encode() + END),
+    ), Outcome.FOLDED
 
 
 def window(history: History, offset: int, rule: WindowRule) -> Window:
     """The window of the user as of `offset`, oldest event first; empty columns if there was nothing yet."""
-    entries = history.entries if offset >= history.last_offset else _before(history.entries, offset + 1)
-    entries = entries[-rule.events :]
-    if not entries:
-        return Window((), (), (), ())
-    oldest_ms = entries[-1].time_ms - rule.age_ms
-    if entries[0].time_ms < oldest_ms:
-        entries = tuple(entry for entry in entries if entry.time_ms >= oldest_ms)
-    times, _, items, behaviors, categories, _, _ = zip(*entries, strict=True)
-    return Window(items, behaviors, categories, times)
+    if offset < history.last_offset:
+        history = _of_rows(history.partition, offset, _before(history.entries, offset + 1))
+    length = window_length(history, offset, rule)
+    if length == 0:
+        return Window([], [], [], ())
+    return Window(
+        _texts(history.items, length),
+        history.behaviors.decode().split("\0")[-1 - length : -1],
+        _texts(history.categories, length),
+        _numbers(history.times[-NUMBER * length :]),
+    )
+
+
+def window_length(history: History, offset: int, rule: WindowRule) -> int:
+    """How many events `window` gives."""
+    if offset < history.last_offset:
+        history = _of_rows(history.partition, offset, _before(history.entries, offset + 1))
+    times = history.times[-NUMBER * rule.events :]
+    if not times:
+        return 0
+    oldest_ms = _last(times) - rule.age_ms
+    if int.from_bytes(times[:NUMBER], "little") >= oldest_ms:
+        return len(times) // NUMBER
+    numbers = _numbers(times)
+    return len(numbers) - bisect_left(numbers, oldest_ms)
+
+
+def recency_rank(history: History, item: str, most: int) -> int | None:
+    """The rank of `item` among the distinct items of `history`, the most recent first; None beyond `most`, or if absent."""
+    name = item.encode() + END
+    start = 0 if history.items.startswith(name) else -1
+    later = history.items.rfind(END + name)
+    if later >= 0:
+        start = later + 1
+    if start < 0:
+        return None
+    newer = set(history.items[start + len(name) : -1].split(END)) - {b"", name[:-1]}
+    return len(newer) + 1 if len(newer) < most else None
+
+
+def until(history: History, time_ms: int) -> History:
+    """What of `history` had happened by `time_ms`."""
+    entries = [entry for entry in history.entries if entry.time_ms <= time_ms]
+    return _of_rows(history.partition, history.last_offset, entries)
 
 
 def on_partition(history: History, partition: int) -> History:
     """`history` carried over to another partition, whose offsets say nothing about the old ones."""
     if history.partition == partition:
         return history
-    moved = tuple(_at_offset(entry, -1) for entry in history.entries)
-    return History(partition, -1, moved)
+    nowhere = (-1).to_bytes(NUMBER, "little", signed=True)
+    return history._replace(partition=partition, last_offset=-1, offsets=nowhere * history.length)
 
 
 def encode(history: History) -> bytes:
-    """`history` as bytes: a header and the rows, each of which was packed when its event arrived."""
-    header = HEADER.pack(SCHEMA, history.partition, history.last_offset, len(history.entries))
-    return header + b"".join([entry.row for entry in history.entries])
+    """`history` as bytes: a header and the columns."""
+    partition, last_offset, times, offsets, hashes, items, behaviors, categories = history
+    header = HEADER.pack(
+        SCHEMA, partition, last_offset, len(times) // NUMBER, len(items), len(behaviors), len(categories)
+    )
+    return b"".join((header, times, offsets, hashes, items, behaviors, categories))
 
 
 def decode(value: bytes) -> History:
     """The history in `value`. Raises HistoryError."""
     try:
-        schema, partition, last_offset, count = HEADER.unpack_from(value)
-        if schema != SCHEMA:
-            raise HistoryError(f"stored history has schema {schema}, this version reads {SCHEMA}")
-        entries, end = _decode_rows(value, count)
-    except (struct.error, UnicodeDecodeError) as error:
+        schema, partition, last_offset, count, items, behaviors, categories = HEADER.unpack_from(value)
+    except struct.error as error:
         raise HistoryError(f"stored history is damaged: {error}") from None
+    if schema != SCHEMA:
+        raise HistoryError(f"stored history has schema {schema}, this version reads {SCHEMA}")
+    numbers = count * NUMBER
+    times_end = HEADER.size + numbers
+    offsets_end = times_end + numbers
+    hashes_end = offsets_end + numbers
+    items_end = hashes_end + items
+    behaviors_end = items_end + behaviors
+    end = behaviors_end + categories
     if end != len(value):
-        raise HistoryError(f"stored history is damaged: {len(value) - end} bytes too many")
-    return History(partition, last_offset, entries)
+        raise HistoryError(f"stored history is damaged: {len(value)} bytes where {end} should be")
+    history = History(
+        partition,
+        last_offset,
+        value[HEADER.size : times_end],
+        value[times_end:offsets_end],
+        value[offsets_end:hashes_end],
+        value[hashes_end:items_end],
+        value[items_end:behaviors_end],
+        value[behaviors_end:],
+    )
+    _check_texts(history.items, count)
+    _check_texts(history.behaviors, count)
+    _check_texts(history.categories, count)
+    return history
 
 
-def hash_event_id(event_id: str | None) -> int:
-    """64 bits of BLAKE2b, never 0; 0 for None. Two ids of one window collide with a chance below 1e-15."""
-    if event_id is None:
-        return 0
-    return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little") or 1
+def last_event_ms(value: bytes) -> int:
+    """The time of the newest event of a stored history, without reading the rest; of an empty one 0. Raises HistoryError."""
+    try:
+        schema, _, _, count, *_ = HEADER.unpack_from(value)
+        if schema == SCHEMA and count:
+            return int(struct.unpack_from("<q", value, HEADER.size + NUMBER * (count - 1))[0])
+    except struct.error as error:
+        raise HistoryError(f"stored history is damaged: {error}") from None
+    return 0
 
 
-def _before(entries: tuple[Entry, ...], offset: int) -> tuple[Entry, ...]:
-    return tuple(entry for entry in entries if entry.offset < offset)
+def hash_event_id(event_id: str) -> bytes:
+    """64 bits of BLAKE2b, never NO_ID. Two ids of one window collide with a chance below 1e-15."""
+    digest = blake2b(event_id.encode(), digest_size=NUMBER).digest()
+    return digest if digest != NO_ID else b"\1" + NO_ID[1:]
 
 
-def _insert(entries: tuple[Entry, ...], entry: Entry) -> tuple[Entry, ...]:
-    if not entries or _order(entries[-1]) <= _order(entry):
-        return (*entries, entry)
-    ordered = list(entries)
-    insort(ordered, entry, key=_order)
-    return tuple(ordered)
+def _fold_slowly(
+    history: History, event: Event, offset: int, event_hash: bytes, rule: HistoryRule
+) -> tuple[History, Outcome]:
+    """What is not simply the newest event: late, seen, perhaps a repeat, or one that makes others too old."""
+    seen = offset <= history.last_offset
+    entries = _before(history.entries, offset) if seen else history.entries
+    if entries and event.time_ms < entries[-1].time_ms - rule.lateness_ms:
+        return history, Outcome.TOO_LATE
+    if event_hash != NO_ID and any(entry.event_hash == event_hash for entry in entries):
+        return history, Outcome.REPEAT
+    if seen:
+        return history, Outcome.SEEN
+    entry = Entry(event.time_ms, offset, event_hash, event.item_id, event.behavior, event.category)
+    insort(entries, entry, key=_order)
+    return _of_rows(history.partition, offset, _trim(entries, rule)), Outcome.FOLDED
+
+
+def _before(entries: list[Entry], offset: int) -> list[Entry]:
+    return [entry for entry in entries if entry.offset < offset]
 
 
 def _order(entry: Entry) -> tuple[int, int]:
     return entry.time_ms, entry.offset
 
 
-def _trim(entries: tuple[Entry, ...], rule: HistoryRule) -> tuple[Entry, ...]:
+def _trim(entries: list[Entry], rule: HistoryRule) -> list[Entry]:
     """Drop what no window can reach as of any of the last `margin` offsets."""
-    entries = entries[-(rule.window.events + rule.margin) :]
+    entries = entries[-rule.capacity :]
     if entries[0].time_ms >= entries[-1].time_ms - rule.window.age_ms:
         return entries
     by_offset = sorted(entries, key=lambda entry: entry.offset)
@@ -163,46 +288,45 @@ def _trim(entries: tuple[Entry, ...], rule: HistoryRule) -> tuple[Entry, ...]:
     if not settled:
         return entries
     oldest_ms = max(entry.time_ms for entry in settled) - rule.window.age_ms
-    return tuple(entry for entry in entries if entry.time_ms >= oldest_ms)
+    return [entry for entry in entries if entry.time_ms >= oldest_ms]
 
 
-def _entry(event: Event, offset: int, event_hash: int) -> Entry:
-    row = _pack(event.time_ms, offset, event.item_id, event.behavior, event.category, event_hash)
-    return Entry(event.time_ms, offset, event.item_id, event.behavior, event.category, event_hash, row)
-
-
-def _at_offset(entry: Entry, offset: int) -> Entry:
-    row = _pack(entry.time_ms, offset, entry.item, entry.behavior, entry.category, entry.event_hash)
-    return entry._replace(offset=offset, row=row)
-
-
-def _pack(time_ms: int, offset: int, item: str | None, behavior: str, category: str | None, event_hash: int) -> bytes:
-    name = behavior.encode()
-    item_bytes = b"" if item is None else item.encode()
-    category_bytes = b"" if category is None else category.encode()
-    lengths = (
-        len(name),
-        NONE if item is None else len(item_bytes),
-        NONE if category is None else len(category_bytes),
+def _of_rows(partition: int, last_offset: int, entries: list[Entry]) -> History:
+    times, offsets, hashes, items, behaviors, categories = zip(*entries, strict=True) if entries else [()] * 6
+    return History(
+        partition,
+        last_offset,
+        struct.pack(f"<{len(times)}q", *times),
+        struct.pack(f"<{len(offsets)}q", *offsets),
+        b"".join(hashes),
+        _column(items),
+        _column(behaviors),
+        _column(categories),
     )
-    return ROW.pack(time_ms, offset, event_hash, *lengths) + name + item_bytes + category_bytes
 
 
-def _decode_rows(value: bytes, count: int) -> tuple[tuple[Entry, ...], int]:
-    """`count` entries and the position behind the last one."""
-    entries = []
-    start = HEADER.size
-    for _ in range(count):
-        time_ms, offset, event_hash, *lengths = ROW.unpack_from(value, start)
-        position = start + ROW.size
-        texts: list[str | None] = []
-        for length in lengths:
-            end = position + (0 if length == NONE else length)
-            if end > len(value):
-                raise HistoryError("stored history is damaged: it ends too early")
-            texts.append(None if length == NONE else value[position:end].decode())
-            position = end
-        behavior, item, category = texts
-        entries.append(Entry(time_ms, offset, item, behavior or "", category, event_hash, value[start:position]))
-        start = position
-    return tuple(entries), start
+def _column(texts: tuple[str | None, ...]) -> bytes:
+    return b"".join([(text or "").encode() + END for text in texts])
+
+
+def _last(times: bytes) -> int:
+    return int.from_bytes(times[-NUMBER:], "little")
+
+
+def _numbers(column: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(column) // NUMBER}q", column)
+
+
+def _texts(column: bytes, last: int) -> Sequence[str | None]:
+    """The `last` texts of a column."""
+    texts = column.decode().split("\0")[-1 - last : -1]
+    return [text or None for text in texts] if END + END in column or column.startswith(END) else texts
+
+
+def _check_texts(column: bytes, count: int) -> None:
+    if column.count(END) != count or column[-1:] not in (b"", END):
+        raise HistoryError("stored history is damaged: its texts are not as many as its events")
+    try:
+        column.decode()
+    except UnicodeDecodeError as error:
+        raise HistoryError(f"stored history is damaged: {error}") from None

@@ -7,29 +7,18 @@ messages go differs. Knows nothing of Faust, of torch or of clocks; a model is w
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, overload
 
 from model.window import Window, WindowRule
 from stream_app import history as histories
 from stream_app.dead_letters import dead_letter
 from stream_app.events import Erasure, Event, EventDecoder, Reason, Record, Rejected
 from stream_app.history import History, HistoryRule, Outcome
-from stream_app.predictions import (
-    Forecast,
-    Message,
-    NextCategory,
-    NextItem,
-    Prediction,
-    TimeToNext,
-    encode,
-    erasure,
-    prediction_id,
-)
-from stream_app.scoring import Expectation, LiveScores
+from stream_app.predictions import Forecast, Message, PredictionEncoder, prediction_id
+from stream_app.scoring import K, LiveScores
 
 
 class Predictor(Protocol):
@@ -56,12 +45,34 @@ class EngineFailed(Exception):
 
 
 class Request(NamedTuple):
-    """One event that asks for a prediction, with the window as of it."""
+    """One event that asks for a prediction; the window is that of `history` as of the record's offset."""
 
     record: Record
     event: Event
-    window: Window
+    before: History
+    history: History
     outcome: Outcome
+
+
+class Windows(Sequence[Window]):
+    """The windows of requests, each cut when the model looks at it: one that keeps its own cache seldom does."""
+
+    def __init__(self, requests: Sequence[Request], rule: WindowRule) -> None:
+        self._requests = requests
+        self._rule = rule
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    @overload
+    def __getitem__(self, position: int) -> Window: ...
+    @overload
+    def __getitem__(self, position: slice) -> Windows: ...
+    def __getitem__(self, position: int | slice) -> Window | Windows:
+        if isinstance(position, slice):
+            return Windows(self._requests[position], self._rule)
+        request = self._requests[position]
+        return histories.window(request.history, request.record.offset, self._rule)
 
 
 @dataclass(slots=True)
@@ -73,11 +84,6 @@ class Batch:
     erasures: list[tuple[Record, str]] = field(default_factory=list)
     changed: dict[str, History | None] = field(default_factory=dict)  # by user; None: erased
     outcomes: Counter[Outcome] = field(default_factory=Counter)
-
-    @property
-    def windows(self) -> list[Window]:
-        """The windows of the requests, in order."""
-        return [request.window for request in self.requests]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +115,9 @@ class HistoryCache:
         except KeyError:
             stored = self._load(user_id.encode())
             found = None if stored is None else histories.decode(stored)
-        return History(partition) if found is None else histories.on_partition(found, partition)
+        if found is None:
+            return History(partition)
+        return found if found.partition == partition else histories.on_partition(found, partition)
 
     def put(self, user_id: str, history: History | None) -> None:
         """Remember a user's history, None for an erased one."""
@@ -139,12 +147,12 @@ class Pipeline:
         margin: int = 16,
         lateness_ms: int = 3_600_000,
     ) -> None:
-        self.scores = LiveScores()
+        self.scores = LiveScores(predictor.behaviors)
         self.rule = HistoryRule(predictor.window, margin=margin, lateness_ms=lateness_ms)
         self.cache = cache
         self._predictor = predictor
         self._decoder = decoder
-        self._source = source.encode()
+        self._encoder = PredictionEncoder(predictor.behaviors, predictor.version, source)
 
     @property
     def unknown_fields(self) -> int:
@@ -170,6 +178,10 @@ class Pipeline:
                 self._fold_event(record, event, batch)
         return batch
 
+    def windows(self, batches: Iterable[Batch]) -> Windows:
+        """The windows of all requests, in order."""
+        return Windows([request for batch in batches for request in batch.requests], self.rule.window)
+
     def infer(self, windows: Sequence[Window]) -> list[Forecast | Rejected]:
         """A forecast per window; where the model fails on a window, a rejection. Raises EngineFailed.
 
@@ -178,40 +190,38 @@ class Pipeline:
         if not windows:
             return []
         forecasts = _isolate(self._predictor.predict, windows)
-        if any(isinstance(forecast, Rejected) for forecast in forecasts):
+        if any([isinstance(forecast, Rejected) for forecast in forecasts]):
             self._probe()
         return forecasts
 
     def score(self, batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> None:
         """Each event is scored against what was expected of its user; then its own forecast is kept for the next."""
-        behaviors = self._predictor.behaviors
+        scores = self.scores
         for _, user_id in batch.erasures:
-            self.scores.forget(user_id)
+            scores.forget(user_id)
         for request, forecast in zip(batch.requests, forecasts, strict=True):
             if request.outcome is not Outcome.FOLDED or isinstance(forecast, Rejected):
                 continue  # a record that came again was scored the first time
-            self.scores.observe(request.event, _items_before(request))
-            expectation = Expectation(
-                items=tuple(item for item, _, _ in forecast.next_items),
-                categories=tuple(category for category, _ in forecast.next_categories),
-                behaviors=dict(zip(behaviors, forecast.next_behaviors, strict=True)),
-            )
-            self.scores.expect(request.event.user_id, expectation)
+            event = request.event
+            scores.observe(event, _repeat_rank(request) if scores.expects(event.user_id) else None)
+            scores.expect(event.user_id, forecast)
 
     def conclude(self, batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> Outputs:
         """The messages and states of the batch, ready to be delivered."""
         rejects = list(batch.rejects)
         predictions: list[tuple[Record, Message]] = []
         fallbacks: Counter[str] = Counter()
-        for request, forecast in zip(batch.requests, forecasts, strict=True):
+        encode, rule = self._encoder.encode, self.rule.window
+        for (record, event, _, history, _), forecast in zip(batch.requests, forecasts, strict=True):
             if isinstance(forecast, Rejected):
-                rejects.append((request.record, forecast))
+                rejects.append((record, forecast))
                 continue
-            predictions.append((request.record, encode(self._prediction(request, forecast), self._source)))
+            length = histories.window_length(history, record.offset, rule)
+            predictions.append((record, encode(_id(record), event, length, forecast)))
             if forecast.fallback is not None:
                 fallbacks[forecast.fallback] += 1
         for record, user_id in batch.erasures:
-            predictions.append((record, erasure(user_id, _id(record), self._source)))
+            predictions.append((record, self._encoder.erasure(user_id, _id(record))))
         letters = [(dead_letter(record, rejected), rejected.reason) for record, rejected in rejects]
         states = [
             (user.encode(), None if history is None else histories.encode(history))
@@ -230,50 +240,28 @@ class Pipeline:
         if outcome is not Outcome.REPEAT:  # a record seen before is put again, so that the changelog surely has it
             batch.changed[event.user_id] = after
             self.cache.put(event.user_id, after)
-        window = histories.window(after, record.offset, self.rule.window)
-        batch.requests.append(Request(record, event, window, outcome))
+        batch.requests.append(Request(record, event, before, after, outcome))
 
     def _erase(self, record: Record, user_id: str, batch: Batch) -> None:
         batch.changed[user_id] = None
         self.cache.put(user_id, None)
         batch.erasures.append((record, user_id))
 
-    def _prediction(self, request: Request, forecast: Forecast) -> Prediction:
-        event = request.event
-        return Prediction(
-            prediction_id=_id(request.record),
-            user_id=event.user_id,
-            event_id=event.event_id,
-            as_of=event.time_ms,
-            next_behaviors={
-                name: _rounded(p) for name, p in zip(self._predictor.behaviors, forecast.next_behaviors, strict=True)
-            },
-            next_items=[NextItem(item, _rounded(p), behavior) for item, p, behavior in forecast.next_items],
-            next_categories=[NextCategory(category, _rounded(p)) for category, p in forecast.next_categories],
-            purchase_probability=_rounded(forecast.purchase_probability),
-            time_to_next_s=TimeToNext(*(round(seconds, 6) for seconds in forecast.time_to_next_s)),
-            churn_probability=_rounded(forecast.churn_probability),
-            model_version=self._predictor.version,
-            history_length=len(request.window.times_ms),
-            fallback=forecast.fallback,
-        )
-
     def _probe(self) -> None:
         """Is it the records, or the model? A window that any model must answer tells."""
-        plainest = Window((None,), (self._predictor.behaviors[0],), (None,), (0,))
+        plainest = Window([None], [self._predictor.behaviors[0]], [None], (0,))
         if isinstance(_isolate(self._predictor.predict, [plainest])[0], Rejected):
             raise EngineFailed("the model fails on every window, the plainest one included")
 
 
-def _rounded(probability: float) -> float:
-    """Seven decimals: what lies beyond is the noise of float32, and a third of a prediction's bytes."""
-    return min(max(round(probability, 7), 0.0), 1.0)
-
-
-def _items_before(request: Request) -> Sequence[str | None]:
-    """What the window holds from before the event itself, which is not the newest one if it came late."""
-    position = bisect_right(request.window.times_ms, request.event.time_ms) - 1
-    return request.window.items[: max(position, 0)]
+def _repeat_rank(request: Request) -> int | None:
+    """The rank of the event's item among the user's own items before it, most recent first; None beyond the first K."""
+    event, before = request.event, request.before
+    if event.item_id is None:
+        return None
+    if event.time_ms < (before.watermark_ms or 0):
+        before = histories.until(before, event.time_ms)
+    return histories.recency_rank(before, event.item_id, K)
 
 
 def _id(record: Record) -> str:
@@ -294,7 +282,7 @@ def _isolate(
 
 
 def _finite(forecast: Forecast) -> Forecast | Rejected:
-    listed = sum(p for _, p, _ in forecast.next_items) + sum(p for _, p in forecast.next_categories)
+    listed = sum([p for _, p, _ in forecast.next_items]) + sum([p for _, p in forecast.next_categories])
     numbers = sum(forecast.next_behaviors) + listed + sum(forecast.time_to_next_s)
     if math.isfinite(numbers + forecast.purchase_probability + forecast.churn_probability):
         return forecast

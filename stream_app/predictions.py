@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
+import orjson
 from msgspec import Meta
+
+from stream_app.events import Event
 
 EVENT_TYPE = b"nextmove.prediction.v1"
 ERASURE_TYPE = b"nextmove.erasure.v1"
@@ -19,7 +23,7 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Header = tuple[str, bytes]
 
 
-class NextItem(msgspec.Struct, frozen=True, omit_defaults=True):
+class NextItem(msgspec.Struct, frozen=True):
     """An item that may come next, and what the user will most likely do with it."""
 
     item_id: str
@@ -71,7 +75,7 @@ class Message(NamedTuple):
 
 
 class Forecast(Protocol):
-    """What the core needs of a model's answer for one window; the model package has it."""
+    """What the core needs of a model's answer for one window; the model package has it. All numbers are finite."""
 
     @property
     def next_behaviors(self) -> Sequence[float]:
@@ -102,43 +106,80 @@ class Forecast(Protocol):
         """None, or why a baseline answered."""
 
 
-_encode = msgspec.json.Encoder().encode
-
-
 def prediction_id(topic: str, partition: int, offset: int) -> str:
     """The id of the prediction that the record at this place causes."""
     return f"{topic}-{partition}-{offset}"
 
 
-def encode(prediction: Prediction, source: bytes) -> Message:
-    """`prediction` as a record keyed by user, with CloudEvents 1.0 attributes (binary mode) as headers.
+class PredictionEncoder:
+    """Forecasts as records of the output topic: what `Prediction` describes, with CloudEvents 1.0 attributes as headers.
 
-    `source` is the CloudEvents source: the application that predicted.
+    `behaviors` is the order of a forecast's `next_behaviors`; `source` is the CloudEvents source: the application that
+    predicts. Numbers go out as they are: it is the model that rounds them.
     """
-    headers = [
-        *_attributes(prediction.prediction_id, EVENT_TYPE, source),
-        ("ce_time", _rfc3339(prediction.as_of)),
-        ("content-type", b"application/json"),
-    ]
-    return Message(prediction.user_id.encode(), _encode(prediction), headers)
 
+    def __init__(self, behaviors: Sequence[str], model_version: str, source: str) -> None:
+        self._behaviors = tuple(behaviors)
+        self._model_version = model_version
+        self._source = source.encode()
 
-def erasure(user_id: str, id_: str, source: bytes) -> Message:
-    """The null-valued record that tells readers to forget a user."""
-    return Message(user_id.encode(), None, _attributes(id_, ERASURE_TYPE, source))
+    def encode(self, id_: str, event: Event, history_length: int, forecast: Forecast) -> Message:
+        """What `forecast` says after `event`, as a record keyed by user."""
+        user_id, _, time_ms, _, _, event_id = event
+        q10, q50, q90 = forecast.time_to_next_s
+        value = orjson.dumps(  # the fields of `Prediction`, as plain dictionaries: three times as fast as building one
+            {
+                "prediction_id": id_,
+                "user_id": user_id,
+                "event_id": event_id,
+                "as_of": time_ms,
+                "next_behaviors": dict(zip(self._behaviors, forecast.next_behaviors, strict=True)),
+                "next_items": [
+                    {"item_id": item, "probability": probability, "behavior": behavior}
+                    for item, probability, behavior in forecast.next_items
+                ],
+                "next_categories": [
+                    {"category": category, "probability": probability}
+                    for category, probability in forecast.next_categories
+                ],
+                "purchase_probability": forecast.purchase_probability,
+                "time_to_next_s": {"q10": q10, "q50": q50, "q90": q90},
+                "churn_probability": forecast.churn_probability,
+                "model_version": self._model_version,
+                "history_length": history_length,
+                "fallback": forecast.fallback,
+            }
+        )
+        name = id_.encode()
+        headers = [
+            ("prediction_id", name),
+            ("ce_specversion", b"1.0"),
+            ("ce_id", name),
+            ("ce_type", EVENT_TYPE),
+            ("ce_source", self._source),
+            ("ce_time", _rfc3339(time_ms)),
+            ("content-type", b"application/json"),
+        ]
+        return Message(user_id.encode(), value, headers)
 
-
-def _attributes(id_: str, type_: bytes, source: bytes) -> list[Header]:
-    name = id_.encode()
-    return [
-        ("prediction_id", name),
-        ("ce_specversion", b"1.0"),
-        ("ce_id", name),
-        ("ce_type", type_),
-        ("ce_source", source),
-    ]
+    def erasure(self, user_id: str, id_: str) -> Message:
+        """The null-valued record that tells readers to forget a user."""
+        name = id_.encode()
+        headers = [
+            ("prediction_id", name),
+            ("ce_specversion", b"1.0"),
+            ("ce_id", name),
+            ("ce_type", ERASURE_TYPE),
+            ("ce_source", self._source),
+        ]
+        return Message(user_id.encode(), None, headers)
 
 
 def _rfc3339(time_ms: int) -> bytes:
-    time = datetime.fromtimestamp(time_ms / 1000, UTC)
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
+    seconds, milliseconds = divmod(time_ms, 1000)
+    return b"%b.%03dZ" % (_rfc3339_second(seconds), milliseconds)
+
+
+@lru_cache(maxsize=4096)  # events that come together happened in the same few seconds
+def _rfc3339_second(seconds: int) -> bytes:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()

@@ -126,7 +126,7 @@ def inline(
     while batch_records := list(islice(records, INLINE_BATCH)):
         events, batch = pipeline.decode(batch_records)
         pipeline.fold(events, batch)
-        forecasts = pipeline.infer(batch.windows)
+        forecasts = pipeline.infer(pipeline.windows([batch]))
         pipeline.score(batch, forecasts)
         outputs = pipeline.conclude(batch, forecasts)
         out.writelines((message.value or b"null") + b"\n" for _, message in outputs.predictions)

@@ -7,10 +7,10 @@ on. Knows nothing of Kafka or of metrics libraries, and reads no clock.
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Protocol
 
 from stream_app.events import Event
 
@@ -18,12 +18,16 @@ K = 10
 CALIBRATION_BINS = 10
 
 
-class Expectation(NamedTuple):
-    """What is kept of a prediction until the user's next event."""
+class Expectation(Protocol):
+    """What is kept of a prediction until the user's next event; a forecast has it."""
 
-    items: tuple[str, ...]  # most probable first
-    categories: tuple[str, ...]
-    behaviors: dict[str, float]
+    @property
+    def next_behaviors(self) -> Sequence[float]:
+        """Probabilities, in the order of the behaviours that the scores were made for."""
+
+    @property
+    def next_items(self) -> Sequence[tuple[str, float, str | None]]:
+        """(item, …), most probable first."""
 
 
 @dataclass(slots=True)
@@ -34,12 +38,12 @@ class Score:
     hits: int = 0  # the item was among the first K
     reciprocal_rank: float = 0.0  # 1 / rank, 0 past K
 
-    def add(self, ranking: Sequence[str], item: str) -> None:
-        """Count one event about `item` against `ranking`, most probable first."""
+    def add(self, rank: int | None) -> None:
+        """Count one event whose item stood at `rank`, from 1; None: nowhere among the first K."""
         self.events += 1
-        if item in ranking[:K]:
+        if rank is not None and rank <= K:
             self.hits += 1
-            self.reciprocal_rank += 1 / (ranking.index(item) + 1)
+            self.reciprocal_rank += 1 / rank
 
     @property
     def hit_rate(self) -> float:
@@ -58,20 +62,21 @@ class BehaviorScore:
 
     events: int = 0
     correct: int = 0
-    log_loss: float = 0.0  # sum of −ln p, in nats; p is cut at 1e-6
-    bins: list[list[float]] = field(default_factory=lambda: [[0.0, 0.0, 0.0] for _ in range(CALIBRATION_BINS)])
+    log_loss: float = 0.0  # sum of −ln p, with p at least 1e-6
+    # count, sum of confidences, correct; by confidence of the favourite
+    bins: list[list[float]] = field(default_factory=lambda: [[0, 0.0, 0] for _ in range(CALIBRATION_BINS)])
 
-    def add(self, probabilities: dict[str, float], behavior: str) -> None:
-        """Count one event."""
+    def add(self, probabilities: Sequence[float], actual: int | None) -> None:
+        """Count one event, whose behaviour is the one at `actual`; None: one that the model does not know."""
+        confidence = max(probabilities)
+        correct = actual is not None and probabilities.index(confidence) == actual
         self.events += 1
-        self.log_loss -= math.log(max(probabilities.get(behavior, 0.0), 1e-6))
-        favorite = max(probabilities, key=probabilities.__getitem__)
-        confidence = probabilities[favorite]
-        self.correct += favorite == behavior
+        self.log_loss -= math.log(max(0.0 if actual is None else probabilities[actual], 1e-6))
+        self.correct += correct
         count = self.bins[min(int(confidence * CALIBRATION_BINS), CALIBRATION_BINS - 1)]
         count[0] += 1
         count[1] += confidence
-        count[2] += favorite == behavior
+        count[2] += correct
 
     @property
     def calibration_error(self) -> float:
@@ -81,62 +86,97 @@ class BehaviorScore:
         return sum(abs(confidence - correct) for _, confidence, correct in self.bins) / self.events
 
 
+class PopularItems:
+    """The K items seen most, always up to date; counts are halved every `half_life` events, to follow the day."""
+
+    def __init__(self, half_life: int) -> None:
+        self._half_life = half_life
+        self._since_halving = 0
+        self._counts: dict[str, int] = {}
+        self._top: dict[str, int] = {}  # at most K
+        self._least = 0  # the smallest count in `_top` once it is full
+
+    def rank(self, item: str) -> int | None:
+        """1 + the number of items seen more often; None for one outside the first K."""
+        count = self._top.get(item)
+        return None if count is None else 1 + sum([other > count for other in self._top.values()])
+
+    def count(self, item: str) -> None:
+        """Note one event about `item`."""
+        self._since_halving += 1
+        if self._since_halving >= self._half_life:
+            self._halve()
+        count = self._counts[item] = self._counts.get(item, 0) + 1
+        if count > self._least or item in self._top:
+            self._rise(item, count)
+
+    def _rise(self, item: str, count: int) -> None:
+        self._top[item] = count
+        if len(self._top) > K:
+            del self._top[min(self._top, key=self._top.__getitem__)]
+        if len(self._top) == K:
+            self._least = min(self._top.values())
+
+    def _halve(self) -> None:
+        self._since_halving = 0
+        self._counts = {item: count // 2 for item, count in self._counts.items() if count > 1}
+        first = sorted(self._counts, key=self._counts.__getitem__, reverse=True)[:K]
+        self._top = {item: self._counts[item] for item in first}
+        self._least = min(self._top.values()) if len(self._top) == K else 0
+
+
 class LiveScores:
     """Scores of the model, of popularity and of repeat (the user's own items, most recent first).
 
-    `capacity` bounds the users remembered; popularity counts what has been seen, halved every `half_life` events so
-    that it follows the day.
+    `behaviors` is the order of an expectation's `next_behaviors`; `capacity` bounds the users remembered.
     """
 
-    def __init__(self, *, capacity: int = 100_000, half_life: int = 50_000) -> None:
+    def __init__(self, behaviors: Sequence[str], *, capacity: int = 100_000, half_life: int = 50_000) -> None:
         self.model = Score()
         self.popularity = Score()
         self.repeat = Score()
         self.behavior = BehaviorScore()
+        self._behaviors = {name: position for position, name in enumerate(behaviors)}
         self._expected: OrderedDict[str, Expectation] = OrderedDict()
         self._capacity = capacity
-        self._counts: Counter[str] = Counter()
-        self._half_life = half_life
-        self._since_halving = 0
-        self._since_ranking = 0
-        self._popular: tuple[str, ...] = ()
+        self._popular = PopularItems(half_life)
 
-    def observe(self, event: Event, past_items: Sequence[str | None]) -> None:
-        """Score what was expected of this user against `event`; `past_items` came before it, oldest first."""
+    def expects(self, user_id: str) -> bool:
+        """Whether the next event of this user will be scored."""
+        return user_id in self._expected
+
+    def observe(self, event: Event, repeat_rank: int | None) -> None:
+        """Score what was expected of this user against `event`.
+
+        `repeat_rank` is the rank of its item among the user's own items before it, the most recent first.
+        """
+        item = event.item_id
         expected = self._expected.pop(event.user_id, None)
         if expected is not None:
-            self.behavior.add(expected.behaviors, event.behavior)
-            if event.item_id is not None:
-                self.model.add(expected.items, event.item_id)
-                self.popularity.add(self._popular, event.item_id)
-                self.repeat.add(_most_recent(past_items), event.item_id)
-        if event.item_id is not None:
-            self._count(event.item_id)
+            self.behavior.add(expected.next_behaviors, self._behaviors.get(event.behavior))
+            if item is not None:
+                self.model.add(_rank(expected.next_items, item))
+                self.popularity.add(self._popular.rank(item))
+                self.repeat.add(repeat_rank)
+        if item is not None:
+            self._popular.count(item)
 
     def expect(self, user_id: str, expectation: Expectation) -> None:
         """Keep what is expected of a user until the next event."""
-        self._expected[user_id] = expectation
-        self._expected.move_to_end(user_id)
-        if len(self._expected) > self._capacity:
-            self._expected.popitem(last=False)
+        expected = self._expected
+        expected[user_id] = expectation
+        expected.move_to_end(user_id)
+        if len(expected) > self._capacity:
+            expected.popitem(last=False)
 
     def forget(self, user_id: str) -> None:
         """Drop what is kept of a user."""
         self._expected.pop(user_id, None)
 
-    def _count(self, item: str) -> None:
-        self._counts[item] += 1
-        self._since_halving += 1
-        if self._since_halving >= self._half_life:
-            self._since_halving = 0
-            self._counts = Counter({item: count // 2 for item, count in self._counts.items() if count > 1})
-        self._since_ranking += 1
-        if self._since_ranking >= max(100, len(self._counts) // 10) or not self._popular:  # ranking reads every count
-            self._since_ranking = 0
-            self._popular = tuple(item for item, _ in self._counts.most_common(K))
 
-
-def _most_recent(items: Iterable[str | None]) -> list[str]:
-    """The first K distinct items, newest first."""
-    distinct = dict.fromkeys(item for item in reversed(tuple(items)) if item is not None)
-    return list(distinct)[:K]
+def _rank(ranking: Sequence[tuple[str, float, str | None]], item: str) -> int | None:
+    """The rank of `item`, from 1, among the first K."""
+    for rank, (name, _, _) in enumerate(ranking[:K], start=1):
+        if name == item:
+            return rank
+    return None

@@ -48,11 +48,12 @@ names = st.one_of(st.none(), st.text(max_size=5), st.sampled_from([f"item-{n}" f
 def test_any_window_gets_a_sane_answer(engine, rows):
     items, behaviors, categories, times = zip(*rows, strict=True)
     forecast = engine.predict([Window(items, behaviors, categories, sorted(times))])[0]
-    assert sum(forecast.next_behaviors) == pytest.approx(1, abs=1e-12)
+    assert sum(forecast.next_behaviors) == pytest.approx(1, abs=len(forecast.next_behaviors) * 0.5e-7)
     listed = [probability for _, probability, _ in forecast.next_items]
     assert listed == sorted(listed, reverse=True)
     assert 0 < sum(listed) <= 1 + 1e-6
     assert len({name for name, _, _ in forecast.next_items}) == len(listed) == 10
+    assert all(probability == round(probability, 7) for probability in listed)
     assert sum(probability for _, probability in forecast.next_categories) <= 1 + 1e-6
     assert 0 <= forecast.purchase_probability <= 1
     assert 0 <= forecast.churn_probability <= 1
