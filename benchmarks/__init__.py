@@ -1,0 +1,1 @@
+"""Benchmarks: what NextMove costs, beside its peers, on the machine at hand."""

@@ -1,0 +1,53 @@
+"""A model that costs nothing: the same full-size forecast for every window. What is left is the stream path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from model.forecast import Forecast
+from model.window import Window, WindowRule
+
+BEHAVIORS = ("view", "add_to_cart", "favorite", "purchase")
+TOP_K = 10
+
+
+class ConstantPredictor:
+    """Looks at nothing but the number of windows."""
+
+    version = "c0457a4700000000"  # as long as a real one
+    device = "cpu"
+    behaviors: Sequence[str] = BEHAVIORS
+
+    def __init__(self, window: WindowRule) -> None:
+        self.window = window
+        self._forecast = full_forecast()
+
+    def predict(self, windows: Sequence[Window]) -> list[Forecast]:
+        """One forecast per window."""
+        return [self._forecast] * len(windows)
+
+
+def full_forecast() -> Forecast:
+    """Ten items and ten categories with their probabilities, as a model of a shop would answer."""
+    random = Random(0)
+    items = [str(random.randrange(1_000_000, 6_000_000)) for _ in range(TOP_K)]
+    categories = [str(random.randrange(100_000, 5_200_000)) for _ in range(TOP_K)]
+    return Forecast(
+        next_behaviors=_shares(random, len(BEHAVIORS)),
+        next_items=[
+            (item, probability, BEHAVIORS[rank % 2])
+            for rank, (item, probability) in enumerate(zip(items, _shares(random, TOP_K), strict=True))
+        ],
+        next_categories=list(zip(categories, _shares(random, TOP_K), strict=True)),
+        purchase_probability=random.random(),
+        time_to_next_s=(7.123456, 61.234567, 8123.345678),
+        churn_probability=random.random(),
+        fallback=None,
+    )
+
+
+def _shares(random: Random, count: int) -> list[float]:
+    """Probabilities that sum to 1, the largest first."""
+    weights = sorted((random.random() for _ in range(count)), reverse=True)
+    return [weight / sum(weights) for weight in weights]

@@ -1,0 +1,136 @@
+"""The topics of one run: their names, how they are filled, and how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from stream_app.topics import plan
+
+TIMEOUT_S = 30.0
+QUIET = {"log_level": 0}  # brokers come and go between runs
+
+
+class FillError(Exception):
+    """The events are not on the topic as they should be."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The topics of one run of one peer; `group` is also its application id."""
+
+    group: str
+    partitions: int
+
+    @property
+    def events(self) -> str:
+        """The input."""
+        return f"{self.group}-events"
+
+    @property
+    def answers(self) -> str:
+        """The output."""
+        return f"{self.group}-answers"
+
+    @property
+    def dead_letters(self) -> str:
+        """What could not be answered."""
+        return f"{self.group}-dead-letters"
+
+    @property
+    def changelog(self) -> str:
+        """Of a Faust table called histories."""
+        return f"{self.group}-histories-changelog"
+
+    @property
+    def outputs(self) -> tuple[str, str]:
+        """Where the answers are counted."""
+        return self.answers, self.dead_letters
+
+
+@dataclass(frozen=True)
+class TopicSpec:
+    """A topic to be created."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+def specs(names: Names, **config: str) -> list[TopicSpec]:
+    """The topics of a run, as `nextmove topics` would create them; `config` on top for input and output."""
+    plans = plan(names.events, names.answers, names.dead_letters, names.changelog, names.partitions)
+    common = {name.replace("_", "."): value for name, value in config.items()}
+    return [
+        TopicSpec(topic.name, topic.partitions, topic.config | ({} if topic.name == names.changelog else common))
+        for topic in plans
+    ]
+
+
+def create(bootstrap: str, topics: Sequence[TopicSpec]) -> None:
+    """Create topics on a real Kafka."""
+    new = [NewTopic(topic.name, topic.partitions, 1, config=dict(topic.config)) for topic in topics]
+    admin = _admin(bootstrap)
+    for future in admin.create_topics(new, operation_timeout=TIMEOUT_S).values():
+        future.result(TIMEOUT_S)
+
+
+def delete_containing(bootstrap: str, text: str) -> None:
+    """Delete every topic with `text` in its name: a run's own and those that its peer made."""
+    admin = _admin(bootstrap)
+    found = [name for name in admin.list_topics(timeout=TIMEOUT_S).topics if text in name]
+    for future in admin.delete_topics(found, operation_timeout=TIMEOUT_S).values() if found else ():
+        future.result(TIMEOUT_S)
+
+
+def fill(bootstrap: str, names: Names, records: Iterable[tuple[bytes, bytes]]) -> None:
+    """Put all records on the input topic, keyed as Kafka's own clients do, in large batches. Raises FillError."""
+    count = send(bootstrap, names.events, records)
+    ends, starts = Offsets(bootstrap, [names.events], names.partitions), OffsetSpec.earliest()
+    if ends.total() != count:
+        raise FillError(f"{names.events} holds {ends.total()} of {count} events")
+    if ends.total(starts) != 0:
+        raise FillError(f"{names.events}: the broker has dropped the first {ends.total(starts)} events; play fewer")
+
+
+def send(bootstrap: str, topic: str, records: Iterable[tuple[bytes, bytes]]) -> int:
+    """Send records to `topic`; their number, once all are delivered."""
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "partitioner": "murmur2_random",
+            "linger.ms": 100,
+            "batch.size": 512 * 2**10,
+            "queue.buffering.max.messages": 2_000_000,
+            "queue.buffering.max.kbytes": 2_000_000,
+            **QUIET,
+        }
+    )
+    count = 0
+    for key, value in records:
+        producer.produce(topic, value, key)
+        count += 1
+    if producer.flush(120) != 0:
+        raise FillError(f"{topic}: not all of {count} records were delivered")
+    return count
+
+
+class Offsets:
+    """Reads the end offsets of whole topics with one request: a fraction of a millisecond."""
+
+    def __init__(self, bootstrap: str, topics: Sequence[str], partitions: int) -> None:
+        self._admin = _admin(bootstrap)
+        self._places = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
+
+    def total(self, which: OffsetSpec | None = None) -> int:
+        """The sum over all partitions; of the ends unless said otherwise."""
+        wanted = dict.fromkeys(self._places, which or OffsetSpec.latest())
+        futures = self._admin.list_offsets(wanted, request_timeout=TIMEOUT_S)
+        return sum(future.result(TIMEOUT_S).offset for future in futures.values())
+
+
+def _admin(bootstrap: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": bootstrap, **QUIET})
