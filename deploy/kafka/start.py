@@ -246,7 +246,8 @@ def _format_storage(java: str, classpath: str, data: Path, log: Path) -> None:
         return  # from an earlier start
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     command = [java, "-cp", classpath, "kafka.tools.StorageTool", "format"]
-    command += ["--cluster-id", cluster, "--config", str(_properties(data))]
+    # In one argument: an id may begin with "-".
+    command += [f"--cluster-id={cluster}", "--config", str(_properties(data))]
     with log.open("ab") as out:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False)
     if done.returncode != 0:
