@@ -76,6 +76,8 @@ def _vocabulary(entries: Sequence[_Entry]) -> Behaviors:
     for entry in entries:
         if canonical.get(entry.name.lower()) == entry.name:
             raise BehaviorError(f"behaviour file: {entry.name!r} is there twice")
+        if "\0" in entry.name:
+            raise BehaviorError(f"behaviour file: {entry.name!r} holds a NUL, which histories keep for themselves")
         for name in (entry.name, *entry.aliases):
             if canonical.setdefault(name.lower(), entry.name) != entry.name:
                 raise BehaviorError(

@@ -205,21 +205,13 @@ def encode(history: History) -> bytes:
 
 def decode(value: bytes) -> History:
     """The history in `value`. Raises HistoryError."""
-    try:
-        schema, partition, last_offset, count, items, behaviors, categories = HEADER.unpack_from(value)
-    except struct.error as error:
-        raise HistoryError(f"stored history is damaged: {error}") from None
-    if schema != SCHEMA:
-        raise HistoryError(f"stored history has schema {schema}, this version reads {SCHEMA}")
+    partition, last_offset, count, items, behaviors, _ = _header(value)
     numbers = count * NUMBER
     times_end = HEADER.size + numbers
     offsets_end = times_end + numbers
     hashes_end = offsets_end + numbers
     items_end = hashes_end + items
     behaviors_end = items_end + behaviors
-    end = behaviors_end + categories
-    if end != len(value):
-        raise HistoryError(f"stored history is damaged: {len(value)} bytes where {end} should be")
     history = History(
         partition,
         last_offset,
@@ -238,13 +230,8 @@ def decode(value: bytes) -> History:
 
 def last_event_ms(value: bytes) -> int:
     """The time of the newest event of a stored history, without reading the rest; of an empty one 0. Raises HistoryError."""
-    try:
-        schema, _, _, count, *_ = HEADER.unpack_from(value)
-        if schema == SCHEMA and count:
-            return int(struct.unpack_from("<q", value, HEADER.size + NUMBER * (count - 1))[0])
-    except struct.error as error:
-        raise HistoryError(f"stored history is damaged: {error}") from None
-    return 0
+    count = _header(value)[2]
+    return _last(value[HEADER.size : HEADER.size + NUMBER * count])
 
 
 def hash_event_id(event_id: str) -> bytes:
@@ -321,6 +308,20 @@ def _texts(column: bytes, last: int) -> Sequence[str | None]:
     """The `last` texts of a column."""
     texts = column.decode().split("\0")[-1 - last : -1]
     return [text or None for text in texts] if END + END in column or column.startswith(END) else texts
+
+
+def _header(value: bytes) -> tuple[int, int, int, int, int, int]:
+    """What stands before the columns: partition, last offset, events, bytes of items, of behaviours and of categories."""
+    try:
+        schema, partition, last_offset, count, items, behaviors, categories = HEADER.unpack_from(value)
+    except struct.error as error:
+        raise HistoryError(f"stored history is damaged: {error}") from None
+    if schema != SCHEMA:
+        raise HistoryError(f"stored history has schema {schema}, this version reads {SCHEMA}")
+    end = HEADER.size + 3 * NUMBER * count + items + behaviors + categories
+    if end != len(value):
+        raise HistoryError(f"stored history is damaged: {len(value)} bytes where {end} should be")
+    return partition, last_offset, count, items, behaviors, categories
 
 
 def _check_texts(column: bytes, count: int) -> None:

@@ -76,6 +76,11 @@ def test_another_business_brings_its_own(tmp_path: Path) -> None:
     ]
 
 
+def test_an_alias_may_hold_anything_since_no_history_keeps_it() -> None:
+    vocabulary = behaviors.parse(_entry("a", "goal = true", 'aliases = ["x\\u0000y"]'))
+    assert vocabulary.resolve("x\0y") == "a"
+
+
 def _entry(name: str, *more: str) -> str:
     return "\n".join(["[[behavior]]", f'name = "{name}"', "about_item = false", *more, ""])
 
@@ -90,6 +95,8 @@ def _entry(name: str, *more: str) -> str:
         (_entry("a", "goal = true") + _entry("b", 'aliases = ["A"]'), "'A' means both 'a' and 'b'"),
         (_entry("a", "goal = true") + _entry("A"), "'A' means both 'a' and 'A'"),
         (_entry("a", "goal = true") + _entry("a"), "'a' is there twice"),
+        (_entry("a\\u0000b", "goal = true"), "'a\\x00b' holds a NUL, which histories keep for themselves"),
+        (_entry("a", "goal = true") + _entry("\\u0000"), "'\\x00' holds a NUL"),
         (_entry("a", "goal = true", "colour = 1"), "colour"),
         ('[[behavior]]\nname = "a"\ngoal = true', "about_item"),
         ("[[behavior", "at end of document"),

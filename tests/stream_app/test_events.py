@@ -93,23 +93,46 @@ def test_optional_fields_may_be_null() -> None:
     assert decode_fields(**nulls) == Event("u", "view", NOW_MS, "i")
 
 
-USERS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=64)
+LETTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+USERS = st.text(LETTERS, min_size=1, max_size=64)
+IDS = st.text(LETTERS, min_size=1, max_size=512)
 
 
 def test_a_nul_is_in_no_user_id() -> None:
     """A store keeps its own bookkeeping under such a key: `__faust\\0offset__`."""
     user = "__faust\0offset__"
-    for record in (json_record({**VIEW, "user_id": user}, key=user.encode()), FakeRecord(key=user.encode())):
-        with pytest.raises(Rejected) as caught:
-            decode(record)
-        assert caught.value.reason is Reason.INVALID
+    for key in (user.encode(), None):
+        rejected = rejection(json_record({**VIEW, "user_id": user}, key=key))
+        assert (rejected.reason, rejected.detail) == (
+            Reason.INVALID,
+            "user_id holds a NUL, which stores keep for themselves",
+        )
+    assert reason(FakeRecord(key=user.encode())) is Reason.INVALID
 
 
-@given(USERS, st.text(min_size=1, max_size=512), st.text(min_size=1, max_size=512))
-def test_any_text_is_an_id(user: str, item: str, category: str) -> None:
-    fields = {**VIEW, "user_id": user, "item_id": item, "category": category, "event_id": item}
-    record = json_record(fields, key=user.encode())
-    assert decode(record) == Event(user, "view", NOW_MS, item, category, item)
+@pytest.mark.parametrize("field", ["item_id", "category"])
+@given(st.text(LETTERS, max_size=9), st.text(LETTERS, max_size=9))
+def test_a_nul_is_in_no_text_that_a_history_keeps(field: str, before: str, after: str) -> None:
+    """A history puts one behind each text."""
+    for fields in ({}, {"unknown": 1}, {"behavior": "search"}):
+        rejected = rejection(json_record({**VIEW, **fields, field: f"{before}\0{after}"}))
+        assert (rejected.reason, rejected.detail) == (
+            Reason.INVALID,
+            f"{field} holds a NUL, which histories keep for themselves",
+        )
+
+
+def test_a_nul_anywhere_else_is_a_letter_like_any_other() -> None:
+    nul = "a\0b"
+    fields = {"event_id": nul, "session_id": nul, "currency": nul, "text": nul, "context": {nul: nul}}
+    assert decode_fields(**fields) == Event("u", "view", NOW_MS, "i", None, nul)
+
+
+@given(USERS, IDS, IDS, st.text(min_size=1, max_size=512))
+def test_any_text_is_an_id(user: str, item: str, category: str, event_id: str) -> None:
+    fields = {**VIEW, "user_id": user, "item_id": item, "category": category, "event_id": event_id}
+    for key in (user.encode(), None):
+        assert decode(json_record(fields, key=key)) == Event(user, "view", NOW_MS, item, category, event_id)
 
 
 @given(st.data())
@@ -170,6 +193,7 @@ near_values = st.sampled_from(
         [],
         {},
         "é" * 300,
+        "a\0b",
     ]
 ) | st.just("2025-06-15T15:06:40Z")
 field_names = st.sampled_from([*EventMessage.__struct_fields__, "specversion", "data", "id", "time", "x"])
@@ -184,6 +208,15 @@ def outcome(record: FakeRecord) -> Event | Erasure | Reason:
         rejected = caught
     assert len(rejected.detail.splitlines()) == 1
     return rejected.reason
+
+
+@given(USERS, USERS | st.just(""), st.integers(0, 3))
+def test_a_user_is_who_the_key_says_or_nobody(user: str, other: str, letters: int) -> None:
+    """The user_id and the key are the same bytes, of which there are at most 256."""
+    user *= 1 + 64 * letters
+    record = json_record({**VIEW, "user_id": user}, key=(user + other).encode())
+    assert (outcome(record) == Event(user, "view", NOW_MS, "i")) == (not other and len(user.encode()) <= 256)
+    assert outcome(record._replace(key=None)) == outcome(record._replace(key=user.encode()))
 
 
 @given(near_events)
@@ -518,6 +551,7 @@ def test_no_record_raises_anything_but_rejected(record: FakeRecord) -> None:
         assert event.item_id is not None or event.behavior not in BEHAVIORS.about_item
         for text in (event.item_id, event.category, event.event_id):
             assert text is None or 1 <= len(text) <= 512
+        assert "\0" not in f"{event.user_id}{event.item_id}{event.category}"
 
 
 @settings(max_examples=300)

@@ -1,6 +1,9 @@
-"""Histories: the fold against a model that keeps everything, redelivery, lateness, and a codec that any bytes may meet."""
+"""Histories: the fold against a model that keeps everything, its fast road against its slow one, redelivery, lateness,
+and a codec that any bytes may meet.
+"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
@@ -10,10 +13,10 @@ from hypothesis import strategies as st
 from model.window import Window, WindowRule
 from stream_app import history as histories
 from stream_app.events import Event
-from stream_app.history import History, HistoryError, HistoryRule, Outcome
+from stream_app.history import END, HEADER, NO_ID, SCHEMA, Entry, History, HistoryError, HistoryRule, Outcome
 
 START_MS = 1_750_000_000_000
-EMPTY = Window((), (), (), ())
+EMPTY = Window([], [], [], ())
 
 
 def event(time: int, item: str | None = None, event_id: str | None = None) -> Event:
@@ -53,12 +56,10 @@ def times(window: Window) -> list[int]:
 def naive_window(folded: Sequence[tuple[int, Event]], rule: WindowRule) -> Window:
     ordered = sorted(folded, key=lambda record: (record[1].time_ms, record[0]))[-rule.events :]
     kept = [event_ for _, event_ in ordered if event_.time_ms >= ordered[-1][1].time_ms - rule.age_ms]
-    if not kept:
-        return EMPTY
     return Window(
-        tuple(event_.item_id for event_ in kept),
-        tuple(event_.behavior for event_ in kept),
-        tuple(event_.category for event_ in kept),
+        [event_.item_id for event_ in kept],
+        [event_.behavior for event_ in kept],
+        [event_.category for event_ in kept],
         tuple(event_.time_ms for event_ in kept),
     )
 
@@ -70,18 +71,26 @@ rules = st.builds(
     margin=st.integers(0, 5),
     lateness=st.integers(0, 80),
 )
-moves = st.integers(-60, 60) | st.integers(0, 20) | st.sampled_from([0, 100, -100])
+restless = st.integers(-60, 60) | st.integers(0, 20) | st.sampled_from([0, 100, -100])
+steady = st.integers(0, 4)
 ids = st.none() | st.sampled_from(["a", "b", "c"])
+items = st.sampled_from([None, "x", "y"])
 
 
 @st.composite
-def streams(draw: st.DrawFn, ids: st.SearchStrategy[str | None] = ids, most: int = 25) -> list[tuple[int, Event]]:
+def streams(
+    draw: st.DrawFn,
+    ids: st.SearchStrategy[str | None] = ids,
+    items: st.SearchStrategy[str | None] = items,
+    moves: st.SearchStrategy[int] = restless,
+    most: int = 25,
+) -> list[tuple[int, Event]]:
     """One user's records in offset order, with gaps, and with times that go back and forth."""
     records, offset, time = [], -1, 1000
     for _ in range(draw(st.integers(0, most))):
         offset += draw(st.sampled_from([1, 1, 1, 7]))
         time = max(0, time + draw(moves))
-        item = draw(st.sampled_from([None, "x", "y"]))
+        item = draw(items)
         records.append((offset, Event("u", "view", START_MS + time, item, draw(st.none() | st.just("c")), draw(ids))))
     return records
 
@@ -113,7 +122,7 @@ def test_the_fold_agrees_with_keeping_everything(records: list[tuple[int, Event]
         assert outcome is not Outcome.SEEN
         assert histories.window(history, offset, rule.window) == naive_window(folded, rule.window)
         assert history.watermark_ms == max((past.time_ms for _, past in folded), default=None)
-        assert len(history.entries) <= rule.window.events + rule.margin
+        assert len(history.entries) == history.length <= rule.capacity == rule.window.events + rule.margin
 
 
 @settings(max_examples=250)
@@ -200,6 +209,18 @@ def test_a_window_keeps_its_bounds(records: list[tuple[int, Event]], rule: Histo
         assert columns.times_ms[-1] - columns.times_ms[0] <= rule.window.age_ms
 
 
+@given(streams(), rules, st.integers(-2, 40))
+def test_a_window_is_as_long_as_is_said_without_cutting_it(
+    records: list[tuple[int, Event]], rule: HistoryRule, as_of: int
+) -> None:
+    history, steps = run(History(0), records, rule)
+    length = histories.window_length(history, as_of, rule.window)
+    assert length == len(histories.window(history, as_of, rule.window).times_ms)
+    for step in steps[max(0, len(steps) - rule.margin) :]:
+        if step.outcome is not Outcome.TOO_LATE:
+            assert histories.window_length(history, step.offset, rule.window) == len(step.window.times_ms)
+
+
 @given(streams(), rules)
 def test_the_fold_leaves_its_arguments_alone(records: list[tuple[int, Event]], rule: HistoryRule) -> None:
     history = History(0)
@@ -209,8 +230,112 @@ def test_the_fold_leaves_its_arguments_alone(records: list[tuple[int, Event]], r
         assert histories.fold(history, event_, offset, rule)[0] == after
         histories.window(history, offset, rule.window)
         histories.on_partition(history, 9)
+        histories.until(history, event_.time_ms)
         assert histories.encode(history) == before
         history = after
+
+
+# The fast road and the slow one
+
+
+def slowly(history: History, event: Event, offset: int, rule: HistoryRule) -> tuple[History, Outcome]:
+    """The fold on its slow road, which looks at rows."""
+    event_hash = NO_ID if event.event_id is None else histories.hash_event_id(event.event_id)
+    return histories._fold_slowly(history, event, offset, event_hash, rule)
+
+
+wide_rules = st.builds(rule, events=st.integers(1, 5), age=st.integers(60, 200), margin=st.integers(0, 5))
+
+
+@settings(max_examples=250)
+@given(streams() | streams(moves=steady), st.lists(rules | wide_rules, min_size=1, max_size=3))
+def test_both_roads_lead_to_the_same_place(records: list[tuple[int, Event]], in_turn: list[HistoryRule]) -> None:
+    """Also where the rule changes on the way, so that the ring is longer or older than it allows."""
+    history = History(0)
+    for number, (offset, event_) in enumerate(records):
+        rule = in_turn[number * len(in_turn) // len(records)]
+        after, outcome = histories.fold(history, event_, offset, rule)
+        assert (after, outcome) == slowly(history, event_, offset, rule)
+        for again in records[max(0, number - 2) : number + 1]:  # the record itself, and what came before it
+            assert histories.fold(after, again[1], again[0], rule) == slowly(after, again[1], again[0], rule)
+        history = after
+
+
+def test_the_usual_event_takes_the_fast_road(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(histories, "_fold_slowly")
+    history, steps = run(History(0), enumerate(event(n, event_id=f"e{n}") for n in range(100)), rule(events=3))
+    assert {step.outcome for step in steps} == {Outcome.FOLDED}
+    assert history.length == rule(events=3).capacity
+
+
+@given(streams(), st.tuples(rules, rules))
+def test_a_rule_may_become_tighter(records: list[tuple[int, Event]], pair: tuple[HistoryRule, HistoryRule]) -> None:
+    one, other = pair
+    wide = rule(
+        events=max(one.window.events, other.window.events),
+        age=max(one.window.age_ms, other.window.age_ms),
+        margin=max(one.margin, other.margin),
+    )
+    tight = rule(
+        events=min(one.window.events, other.window.events),
+        age=min(one.window.age_ms, other.window.age_ms),
+        margin=min(one.margin, other.margin),
+    )
+    half = len(records) // 2
+    history, before = run(History(0), records[:half], wide)
+    _, steps = run(history, records[half:], tight)
+    folded = [(step.offset, step.event) for step in before if step.outcome is Outcome.FOLDED]
+    for step in steps:
+        history, outcome = histories.fold(history, step.event, step.offset, tight)
+        if outcome is Outcome.FOLDED:
+            folded.append((step.offset, step.event))
+            assert history.length <= tight.capacity
+        assert histories.window(history, step.offset, tight.window) == naive_window(folded, tight.window)
+
+
+def test_a_much_longer_ring_is_cut_at_once() -> None:
+    history, _ = run(History(0), enumerate(map(event, range(60))), rule(events=50))
+    after, _ = histories.fold(history, event(60), 60, rule(events=3, margin=2))
+    assert [entry.offset for entry in after.entries] == [56, 57, 58, 59, 60]
+
+
+# Hashes that lie one behind the other
+
+
+def with_hashes(hash_event_id: Callable[[str], bytes]) -> pytest.MonkeyPatch:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(histories, "hash_event_id", hash_event_id)
+    return patch
+
+
+alike = st.none() | st.text("\0\1", min_size=8, max_size=8).filter(lambda text: text.encode() != NO_ID)
+
+
+@settings(max_examples=250)
+@given(streams(ids=alike, moves=steady), wide_rules)
+def test_a_repeat_is_a_whole_hash_and_not_the_end_of_one_with_the_start_of_the_next(
+    records: list[tuple[int, Event]], rule: HistoryRule
+) -> None:
+    """Every event_id is its own hash here, of zeros and ones, so that unaligned matches are everywhere."""
+    patch = with_hashes(str.encode)
+    try:
+        history = History(0)
+        for offset, event_ in records:
+            hashes = [entry.event_hash for entry in history.entries]
+            repeats = event_.event_id is not None and event_.event_id.encode() in hashes
+            after, outcome = histories.fold(history, event_, offset, rule)
+            assert outcome is (Outcome.REPEAT if repeats else Outcome.FOLDED)
+            assert (after, outcome) == slowly(history, event_, offset, rule)
+            history = after
+    finally:
+        patch.undo()
+
+
+def test_an_unaligned_hash_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(histories, "hash_event_id", str.encode)
+    history, _ = run(History(0), enumerate([event(0, event_id="aaaabbbb"), event(1, event_id="ccccdddd")]), rule())
+    assert histories.fold(history, event(2, event_id="bbbbcccc"), 2, rule())[1] is Outcome.FOLDED
+    assert histories.fold(history, event(2, event_id="ccccdddd"), 2, rule())[1] is Outcome.REPEAT
 
 
 # By hand
@@ -225,7 +350,7 @@ def test_age_is_measured_from_the_newest_event() -> None:
 def test_of_equal_times_the_later_offset_is_newer() -> None:
     records = [(4, event(5, "a")), (8, event(5, "b")), (9, event(5, "c"))]
     history, _ = run(History(0), records, rule(events=2))
-    assert histories.window(history, 9, rule(events=2).window).items == ("b", "c")
+    assert histories.window(history, 9, rule(events=2).window).items == ["b", "c"]
 
 
 def test_lateness_is_measured_from_the_latest_event_and_includes_its_bound() -> None:
@@ -252,7 +377,8 @@ def test_without_an_event_id_nothing_is_a_repeat() -> None:
 
 def test_an_empty_history_has_an_empty_window() -> None:
     assert histories.window(History(0), 5, rule().window) == EMPTY
-    assert History(0).watermark_ms is None
+    assert histories.window_length(History(0), 5, rule().window) == 0
+    assert (History(0).watermark_ms, History(0).entries, History(0).length) == (None, [], 0)
 
 
 def test_the_ring_holds_a_margin_beyond_the_window_and_no_more() -> None:
@@ -264,6 +390,70 @@ def test_what_no_window_can_reach_any_more_is_dropped() -> None:
     small = rule(events=50, age=10, margin=2)
     history, _ = run(History(0), enumerate(map(event, [0, 1, 2, 1000, 1001, 1002])), small)
     assert [entry.time_ms - START_MS for entry in history.entries] == [1000, 1001, 1002]
+
+
+def test_the_rows_of_a_history() -> None:
+    first = Event("u", "view", START_MS, "i", None, "e1")
+    history, _ = run(History(0), [(4, first), (7, Event("u", "search", START_MS + 5, None, "c"))], rule())
+    assert history.entries == [
+        Entry(START_MS, 4, histories.hash_event_id("e1"), "i", "view", None),
+        Entry(START_MS + 5, 7, NO_ID, None, "search", "c"),
+    ]
+    assert histories.recency_rank(history, "i", 10) == 1
+
+
+# The user's own items, the most recent first
+
+akin = st.sampled_from([None, "1", "11", "111", "21", "1 1", "é", "1é"])
+
+
+def naive_rank(past: Iterable[str | None], item: str, most: int) -> int | None:
+    """The list written out."""
+    distinct = list(dict.fromkeys(one for one in reversed(list(past)) if one is not None))
+    return distinct.index(item) + 1 if item in distinct[:most] else None
+
+
+@settings(max_examples=250)
+@given(streams(items=akin), rules, st.integers(1, 8))
+def test_the_rank_of_an_item_is_its_place_in_the_list(
+    records: list[tuple[int, Event]], rule: HistoryRule, most: int
+) -> None:
+    history, _ = run(History(0), records, rule)
+    past = [entry.item for entry in history.entries]
+    for item in ("1", "11", "111", "21", "1 1", "é", "1é", "absent"):
+        assert histories.recency_rank(history, item, most) == naive_rank(past, item, most)
+
+
+@pytest.mark.parametrize(
+    ("past", "rank"),
+    [
+        ([], None),
+        ([None, None], None),
+        (["1"], 1),
+        (["1", None, None], 1),
+        (["1", "11", "111"], 3),
+        (["11", "111", "21"], None),
+        (["1", "11", "1", "11"], 2),
+        ([None, "1", "2", "2", "3"], 3),
+    ],
+)
+def test_a_rank_by_hand(past: list[str | None], rank: int | None) -> None:
+    events = [Event("u", "view", START_MS + n, item) for n, item in enumerate(past)]
+    history, _ = run(History(0), enumerate(events), rule(events=9))
+    assert histories.recency_rank(history, "1", 3) == rank
+    assert histories.recency_rank(history, "1", 2) == (rank if rank in (1, 2) else None)
+
+
+@given(streams(), rules, st.integers(-10, 200))
+def test_what_had_happened_by_a_time(records: list[tuple[int, Event]], rule: HistoryRule, back: int) -> None:
+    history, _ = run(History(0), records, rule)
+    time_ms = (history.watermark_ms or START_MS) - back
+    past = histories.until(history, time_ms)
+    assert past.entries == [entry for entry in history.entries if entry.time_ms <= time_ms]
+    assert (past.partition, past.last_offset) == (history.partition, history.last_offset)
+    assert histories.decode(histories.encode(past)) == past
+    if back <= 0:
+        assert past == history
 
 
 # Another partition
@@ -302,11 +492,12 @@ def test_offsets_of_the_old_partition_hide_nothing() -> None:
 
 # The codec
 
-texts = st.text(max_size=20) | st.just("語" * 512) | st.just("😀" * 512) | st.just("")
+letters = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+texts = st.text(letters, min_size=1, max_size=20) | st.just("語" * 512) | st.just("😀" * 512)
 wild_events = st.builds(
     Event,
     st.just("u"),
-    st.text(min_size=1, max_size=10),
+    st.text(letters, min_size=1, max_size=10),
     st.integers(0, 4_102_444_800_000),
     st.none() | texts,
     st.none() | texts,
@@ -318,19 +509,25 @@ wild_events = st.builds(
 @example([], 0, 0)
 def test_what_is_stored_is_what_is_read(events: list[Event], partition: int, offset: int) -> None:
     wide = HistoryRule(WindowRule(events=50), lateness_ms=2**62)
-    history, _ = run(History(partition), enumerate(events, start=offset), wide)
+    history, steps = run(History(partition), enumerate(events, start=offset), wide)
+    folded = [(step.offset, step.event) for step in steps if step.outcome is Outcome.FOLDED]
     stored = histories.encode(history)
     read = histories.decode(stored)
     assert read == history
     assert histories.encode(read) == stored
-    assert histories.window(read, offset + 99, wide.window) == histories.window(history, offset + 99, wide.window)
+    assert histories.last_event_ms(stored) == (history.watermark_ms or 0)
+    window = histories.window(read, offset + 99, wide.window)
+    assert window == naive_window(folded, wide.window)
 
 
-def test_nothing_and_an_empty_text_are_told_apart() -> None:
+def test_an_empty_text_stands_for_none() -> None:
+    """The event contract lets none through; whoever folds one gets nothing back, on both roads."""
     for item, category in [(None, ""), ("", None), (None, None), ("", "")]:
-        history, _ = run(History(0), [(0, Event("u", "view", START_MS, item, category))], rule())
+        event_ = Event("u", "view", START_MS, item, category)
+        history, _ = run(History(0), [(0, event_)], rule())
+        assert slowly(History(0), event_, 0, rule())[0] == history
         window = histories.window(histories.decode(histories.encode(history)), 0, rule().window)
-        assert (window.items, window.categories) == ((item,), (category,))
+        assert (window.items, window.categories) == ([None], [None])
 
 
 def test_a_history_of_fifty_events_takes_less_than_four_kilobytes() -> None:
@@ -339,9 +536,9 @@ def test_a_history_of_fifty_events_takes_less_than_four_kilobytes() -> None:
         enumerate(Event("u", "add_to_cart", START_MS + n, f"item-{n:08}", f"category-{n % 9}") for n in range(66)),
         HistoryRule(WindowRule(events=50)),
     )
-    assert len(history.entries) == 66
-    row = 8 + 8 + 8 + 1 + 2 + 2 + len("add_to_cart") + len("item-00000000") + len("category-0")
-    assert len(histories.encode(history)) == 1 + 4 + 8 + 2 + 66 * row
+    assert history.length == 66
+    row = 8 + 8 + 8 + len("add_to_cart") + 1 + len("item-00000000") + 1 + len("category-0") + 1
+    assert len(histories.encode(history)) == 1 + 4 + 8 + 2 + 3 * 4 + 66 * row < 4096 + 16 * row
 
 
 def _stored() -> bytes:
@@ -352,37 +549,120 @@ def _stored() -> bytes:
 def test_a_truncated_history_is_refused_at_every_length() -> None:
     stored = _stored()
     for length in range(len(stored)):
-        with pytest.raises(HistoryError):
-            histories.decode(stored[:length])
+        for read in (histories.decode, histories.last_event_ms):
+            with pytest.raises(HistoryError, match="damaged"):
+                read(stored[:length])
 
 
 def test_bytes_behind_the_last_event_are_refused() -> None:
-    with pytest.raises(HistoryError, match="1 bytes too many"):
-        histories.decode(_stored() + b"\x00")
+    stored = _stored()
+    for read in (histories.decode, histories.last_event_ms):
+        with pytest.raises(HistoryError, match=f"damaged: {len(stored) + 1} bytes where {len(stored)} should be"):
+            read(stored + b"\x00")
 
 
-@pytest.mark.parametrize("schema", [0, 2, 255])
+@pytest.mark.parametrize("schema", [0, 1, 3, 255])
 def test_another_schema_is_refused_by_name(schema: int) -> None:
-    with pytest.raises(HistoryError, match=f"schema {schema}, this version reads 1"):
-        histories.decode(bytes([schema]) + _stored()[1:])
+    for read in (histories.decode, histories.last_event_ms):
+        with pytest.raises(HistoryError, match=f"schema {schema}, this version reads 2"):
+            read(bytes([schema]) + _stored()[1:])
+
+
+@given(streams(), rules)
+def test_the_time_of_the_newest_event_is_read_from_what_is_stored(
+    records: list[tuple[int, Event]], rule: HistoryRule
+) -> None:
+    history, steps = run(History(0), records, rule)
+    folded = [step.event.time_ms for step in steps if step.outcome is Outcome.FOLDED]
+    for one in (history, histories.on_partition(history, 1)):
+        assert histories.last_event_ms(histories.encode(one)) == (one.watermark_ms or 0) == max(folded, default=0)
 
 
 def decode_or_refuse(value: bytes) -> History | None:
     """Anything raised but HistoryError is a failed test."""
     try:
-        return histories.decode(value)
+        history = histories.decode(value)
     except HistoryError as caught:
         error = caught
+    else:
+        assert histories.last_event_ms(value) == (history.watermark_ms or 0)
+        return history
     assert len(str(error).splitlines()) == 1
+    with suppress(HistoryError):
+        histories.last_event_ms(value)
     return None
 
 
+def value_of(count: int, numbers: bytes, items: bytes, behaviors: bytes, categories: bytes) -> bytes:
+    """A stored history whose header agrees with its length."""
+    header = HEADER.pack(SCHEMA, 0, 0, count, len(items), len(behaviors), len(categories))
+    return header + numbers + items + behaviors + categories
+
+
+@st.composite
+def well_formed(draw: st.DrawFn, *, sound: bool = False) -> bytes:
+    """Lengths that agree, around numbers of any kind, and texts of any kind unless they shall be `sound`."""
+    count = draw(st.integers(0, 3))
+    numbers = draw(st.binary(min_size=3 * 8 * count, max_size=3 * 8 * count))
+    any_text = st.sampled_from([b"", b"a", b"1", "語".encode()])
+    texts = st.lists(any_text, min_size=count, max_size=count)
+    if not sound:
+        texts |= st.lists(any_text | st.sampled_from([b"\xe8", b"\xff"]), max_size=3)
+    columns = [b"".join(text + END for text in draw(texts)) for _ in range(3)]
+    if not sound and draw(st.booleans()):
+        columns[0] = draw(st.binary(max_size=6))
+    return value_of(count, numbers, *columns)
+
+
 @settings(max_examples=300)
-@given(st.binary(max_size=120) | st.binary(max_size=80).map(lambda rest: b"\x01" + rest))
+@given(st.binary(max_size=120) | st.binary(max_size=80).map(lambda rest: bytes([SCHEMA]) + rest) | well_formed())
 def test_garbage_raises_nothing_but_history_error(value: bytes) -> None:
     history = decode_or_refuse(value)
     if history is not None:
+        assert histories.encode(history) == value
         assert histories.decode(histories.encode(history)) == history
+
+
+@given(well_formed(sound=True), st.integers(-1, 2**62), streams(items=st.sampled_from([None, "a", "1"]), most=3))
+def test_what_is_decoded_can_be_folded_whatever_its_numbers(
+    value: bytes, as_of: int, records: list[tuple[int, Event]]
+) -> None:
+    history = histories.decode(value)
+    for offset, event_ in records:
+        histories.window(history, as_of, rule().window)
+        histories.recency_rank(history, "a", 10)
+        histories.recency_rank(histories.until(history, event_.time_ms), "1", 10)
+        history, _ = histories.fold(history, event_, offset, rule())
+        assert len(history.entries) == history.length
+
+
+@pytest.mark.parametrize("column", range(3))
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (b"", "its texts are not as many as its events"),
+        (b"a\0", "its texts are not as many as its events"),
+        (b"a\0b\0c\0", "its texts are not as many as its events"),
+        (b"a\0b\0c", "its texts are not as many as its events"),
+        (b"a\0b", "its texts are not as many as its events"),
+        (b"a\0\xff\0", "invalid start byte"),
+        (b"\xe8\xaa\0\x9e\0", "invalid continuation byte"),
+    ],
+)
+def test_a_column_that_is_no_column_of_texts_is_refused(column: int, texts: bytes, message: str) -> None:
+    columns = [b"a\0b\0"] * 3
+    assert histories.decode(value_of(2, bytes(3 * 8 * 2), *columns)).length == 2
+    columns[column] = texts
+    with pytest.raises(HistoryError, match=message):
+        histories.decode(value_of(2, bytes(3 * 8 * 2), *columns))
+
+
+def test_texts_without_an_event_are_refused() -> None:
+    for column in range(3):
+        columns = [b""] * 3
+        columns[column] = b"a"
+        with pytest.raises(HistoryError, match="its texts are not as many as its events"):
+            histories.decode(value_of(0, b"", *columns))
 
 
 @settings(max_examples=300)
@@ -397,9 +677,23 @@ def test_a_damaged_byte_raises_nothing_but_history_error(data: st.DataObject) ->
 @given(st.text(), st.text())
 def test_event_ids_are_told_apart_by_their_hash(one: str, other: str) -> None:
     assert (histories.hash_event_id(one) == histories.hash_event_id(other)) == (one == other)
-    assert 0 < histories.hash_event_id(one) < 2**64
-    assert histories.hash_event_id(None) == 0
+    assert len(histories.hash_event_id(one)) == 64 // 8
 
 
 def test_a_hash_is_the_same_in_every_process() -> None:
-    assert histories.hash_event_id("e1") == 0x040F4FF5515E5D1B  # printf e1 | b2sum -l 64
+    assert histories.hash_event_id("e1").hex() == "1b5d5e51f54f0f04"  # printf e1 | b2sum -l 64
+
+
+def test_no_event_id_has_the_hash_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Zeros:
+        def __init__(self, *_: bytes, digest_size: int) -> None:
+            self.size = digest_size
+
+        def digest(self) -> bytes:
+            return bytes(self.size)
+
+    monkeypatch.setattr(histories, "blake2b", Zeros)
+    assert histories.hash_event_id("e1") == b"\1" + bytes(7)
+    history, _ = run(History(0), [(0, event(0)), (1, event(1, event_id="e1"))], rule())
+    assert histories.fold(history, event(2, event_id="e2"), 2, rule())[1] is Outcome.REPEAT
+    assert histories.fold(history, event(2), 2, rule())[1] is Outcome.FOLDED
