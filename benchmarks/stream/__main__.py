@@ -1,94 +1,142 @@
-"""The command line: `python -m benchmarks.stream`. Runs suites, writes their figures as JSON, and a report from them."""
+"""The benchmark of the stream path: runs suites, writes their figures as JSON, and a report and a chart from them."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stream import brokers, loads, machine, throughput
+from benchmarks.stream import machine, rounds
+from benchmarks.stream.brokers import Embedded, kafka
 from benchmarks.stream.paths import PATHS, PeerPath
+from benchmarks.stream.plan import QUICK, WINDOW, Plan, Sizes
 from benchmarks.stream.programs import ROOT
-from benchmarks.stream.rounds import console
+from benchmarks.stream.report import write_report
+from benchmarks.stream.suites import codecs, latency, partitions, profile, throughput, users, workers
+from benchmarks.stream.trained_model import trained_model
 
+HERE = Path(__file__).parent
 REAL_LOG = ROOT.parent / "shared" / "data" / "taobao" / "two_hours_all_users.csv.gz"
-RUNS, QUICK_RUNS = 5, 1
-EVENTS, QUICK_EVENTS = 200_000, 20_000
+SUITES: dict[str, Callable[[Plan], Any]] = {
+    "throughput": throughput.measure,
+    "partitions": partitions.measure,
+    "workers": workers.measure,
+    "users": users.measure,
+    "latency": latency.measure,
+    "profile": profile.measure,
+    "codecs": codecs.measure,
+}
+NEED_KAFKA = {"partitions", "workers", "users", "latency"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for; the exit code."""
+    """Run what is asked for; 1 if any run failed."""
     options = parse(arguments)
-    result: dict[str, Any] = {"benchmark": "stream", **machine.describe()}
-    with ExitStack() as stack:
-        places: list[brokers.Broker] = []
-        if options.broker in ("embedded", "both"):
-            places.append(brokers.Embedded())
-        if options.broker in ("kafka", "both"):
-            places.append(stack.enter_context(brokers.kafka()))
-        played = chosen_loads(options)
-        result["loads"] = {load.name: load.figures() for load in played}
-        result["throughput"] = [
-            row
-            for broker in places
-            for row in throughput.measure(broker, played, chosen_paths(options), runs=options.runs, model=options.model)
-        ]
-    text = json.dumps(result, indent=2) + "\n"
-    if options.json:
+    result = json.loads(options.json.read_text()) if options.merge or options.only_report else {}
+    if not options.only_report:
+        result = {**result, **run(options)}
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(text)
-    else:
-        sys.stdout.write(text)
-    return 0
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    if options.report:
+        write_report(result, options.report)
+    for failure in rounds.failures:
+        rounds.note(f"FAILED: {failure}")
+    return 1 if rounds.failures else 0
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """The sections of the suites that were asked for, and where and with what they were measured."""
+    about = machine.describe()
+    result: dict[str, Any] = {"benchmark": "stream", "taken": {}}
+    with planned(options) as plan:
+        about["sizes"] = vars(plan.sizes)
+        result["loads"] = {load.name: load.figures() for load in plan.loads}
+        for name in options.suites:
+            if name in NEED_KAFKA and plan.kafka is None:
+                rounds.note(f"{name} is left out: it needs a real Kafka")
+                continue
+            rounds.note(f"== {name}")
+            section = SUITES[name](plan)
+            sections = section if isinstance(section, dict) else {name: section}
+            result |= sections
+            result["taken"] |= dict.fromkeys(sections, about)
+    result["failures"] = rounds.failures
+    return result
+
+
+@contextmanager
+def planned(options: argparse.Namespace) -> Iterator[Plan]:
+    """The plan, while its brokers run."""
+    sizes = QUICK if options.quick else Sizes()
+    given = {name: getattr(options, name) for name in ("runs", "events") if getattr(options, name)}
+    if options.runs:
+        given["scale_runs"] = min(options.runs, sizes.scale_runs)
+    sizes = replace(sizes, **given)
+    paths = chosen_paths(options.paths)
+    model = options.model
+    if model is None and "throughput" in options.suites and any(path.needs_model for path in paths):
+        model = trained_model(options.log, sizes.train_s)
+    with ExitStack() as stack:
+        yield Plan(
+            sizes=sizes,
+            paths=paths,
+            load_names=options.loads.split(","),
+            log=options.log,
+            model=model,
+            window=options.window,
+            embedded=Embedded() if options.broker in ("embedded", "both") else None,
+            kafka=stack.enter_context(kafka()) if options.broker in ("kafka", "both") else None,
+        )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, with what --quick makes of their defaults."""
+    """The options, their defaults filled in."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stream", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} run of {QUICK_EVENTS:,} events")
-    parser.add_argument("--runs", type=int, metavar="N", help=f"runs of each path (default: {RUNS})")
-    parser.add_argument("--events", type=int, metavar="N", help=f"most events of a load (default: {EVENTS:,})")
-    parser.add_argument("--paths", metavar="A,B,…", help=f"of {', '.join(path.name for path in PATHS)}")
-    parser.add_argument("--loads", default="real,skewed", metavar="A,B", help="real, skewed")
+    parser.add_argument("--quick", action="store_true", help="small loads, one run each: does it work at all?")
+    parser.add_argument("--suites", metavar="A,B,…", help=f"of {', '.join(SUITES)} (default: all)")
+    parser.add_argument("--paths", metavar="A,B,…", help=f"of {', '.join(path.name for path in PATHS)} (default: all)")
     parser.add_argument("--broker", choices=("embedded", "kafka", "both"), default="both")
+    parser.add_argument("--loads", default="real,skewed", metavar="A,B", help="real, skewed (default: both)")
     parser.add_argument("--log", type=Path, metavar="FILE", help="the real log (default: the Taobao log, if there)")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="of nextmove_model")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go (default: standard output)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="of nextmove_model (default: one is trained)")
+    parser.add_argument("--window", type=int, default=WINDOW, metavar="N", help="events of nextmove_constant's window")
+    parser.add_argument("--runs", type=int, metavar="N", help=f"of each path (default: {Sizes.runs})")
+    parser.add_argument("--events", type=int, metavar="N", help=f"most of a load (default: {Sizes.events:,})")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the figures (default: results.json of the report)")
+    parser.add_argument("--merge", action="store_true", help="keep the sections of FILE that are not measured now")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="where README.md and the chart go; see below")
+    parser.add_argument("--only-report", action="store_true", help="measure nothing, write the report from FILE")
+    parser.epilog = (
+        f"Without --json and --report everything goes to {HERE.relative_to(ROOT)}, or with --quick to "
+        "var/benchmarks/stream; with --json alone there is no report."
+    )
     options = parser.parse_args(arguments)
-    options.runs = options.runs or (QUICK_RUNS if options.quick else RUNS)
-    options.events = options.events or (QUICK_EVENTS if options.quick else EVENTS)
+    options.suites = options.suites.split(",") if options.suites else list(SUITES)
+    if unknown := set(options.suites) - SUITES.keys():
+        parser.error(f"no such suite: {', '.join(sorted(unknown))}")
+    if options.json is None:
+        options.report = options.report or (ROOT / "var" / "benchmarks" / "stream" if options.quick else HERE)
+        options.json = options.report / "results.json"
     if options.log is None and REAL_LOG.exists():
         options.log = REAL_LOG
     return options
 
 
-def chosen_loads(options: argparse.Namespace) -> list[loads.Load]:
-    """The real log, if there is one, and the synthetic one."""
-    names = options.loads.split(",")
-    chosen = []
-    if "real" in names and options.log:
-        chosen.append(loads.real(options.log).head(options.events))
-    if "skewed" in names:
-        chosen.append(loads.skewed(options.events))
-    return chosen
-
-
-def chosen_paths(options: argparse.Namespace) -> list[PeerPath]:
+def chosen_paths(named: str | None) -> list[PeerPath]:
     """Those that were named, or all; without the ones that cannot run here."""
-    names = options.paths.split(",") if options.paths else [path.name for path in PATHS]
-    unknown = set(names) - {path.name for path in PATHS}
-    if unknown:
+    names = named.split(",") if named else [path.name for path in PATHS]
+    if unknown := set(names) - {path.name for path in PATHS}:
         raise SystemExit(f"no such path: {', '.join(sorted(unknown))}")
     chosen = [path for path in PATHS if path.name in names]
     for path in chosen:
-        reason = path.missing or ("pass --model DIR" if path.needs_model and not options.model else None)
-        if reason:
-            console.print(f"{path.name} is left out: {reason}")
-    return [path for path in chosen if not path.missing and (options.model or not path.needs_model)]
+        if path.missing:
+            rounds.note(f"{path.name} is left out: {path.missing}")
+    return [path for path in chosen if path.missing is None]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
+from benchmarks.stream.programs import cpu_s
 from benchmarks.stream.topics import TopicSpec, create, delete_containing
 from stream_app.broker import EmbeddedBroker
 
@@ -29,6 +30,10 @@ class Site:
 
     bootstrap: str
     pid: int
+
+    def cpu_s(self) -> float:
+        """The CPU time that it has used."""
+        return cpu_s(self.pid)
 
 
 class Broker(Protocol):

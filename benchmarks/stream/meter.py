@@ -16,6 +16,10 @@ WARM_UP = 0.1  # share of the answers
 STALL_LIMIT_S = 90.0
 
 
+class TooShort(Exception):
+    """All was answered before the first look."""
+
+
 class Stalled(Exception):
     """No answer for too long while some are missing."""
 
@@ -24,7 +28,7 @@ class Stalled(Exception):
 class Sample:
     """What had happened by a moment."""
 
-    at_s: float  # monotonic
+    at_s: float  # since the start of the last program
     answered: int
     cpu_s: float  # of all programs measured
     broker_cpu_s: float
@@ -38,7 +42,7 @@ class Figures:
     cpu_us_per_event: float
     broker_cpu_us_per_event: float
     seconds: float
-    first_answer_s: float  # after the start of the program
+    first_answer_s: float  # from the start of the (last) program to its first answer
 
 
 def watch(
@@ -46,9 +50,11 @@ def watch(
 ) -> list[Sample]:
     """Sample until all is answered. Raises Stalled or ProgramEnded."""
     samples: list[Sample] = []
-    moved_s = time.monotonic()
+    started_s = max(program.started_s for program in programs)
+    moved_s = time.monotonic() - started_s
     while True:
-        sample = Sample(time.monotonic(), answered(), sum(cpu_s(p.pid) for p in programs), cpu_s(broker_pid))
+        now_s = time.monotonic() - started_s
+        sample = Sample(now_s, answered(), sum(cpu_s(program.pid) for program in programs), cpu_s(broker_pid))
         if samples and sample.answered > samples[-1].answered:
             moved_s = sample.at_s
         samples.append(sample)
@@ -63,17 +69,19 @@ def watch(
 
 def figures(samples: Sequence[Sample], events: int) -> Figures:
     """Rate and cost between the first sample with a tenth of the answers and the first with all."""
+    if len(samples) < 2:
+        raise TooShort(f"{events} events are too few to measure")
     first = _first(samples, 1)
     warm, done = _first(samples, WARM_UP * events), _first(samples, events)
-    if done.answered == warm.answered:  # all came between two looks
-        warm = samples[max(samples.index(done) - 1, 0)]
+    if done is warm:  # all came between two looks
+        warm = samples[samples.index(done) - 1]
     answered, seconds = done.answered - warm.answered, done.at_s - warm.at_s
     return Figures(
         events_per_s=answered / seconds,
         cpu_us_per_event=(done.cpu_s - warm.cpu_s) / answered * 1e6,
         broker_cpu_us_per_event=(done.broker_cpu_s - warm.broker_cpu_s) / answered * 1e6,
         seconds=seconds,
-        first_answer_s=first.at_s - samples[0].at_s,
+        first_answer_s=first.at_s,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.stream.brokers import Site
@@ -30,6 +30,7 @@ class PeerPath:
     own_interpreter: bool = False
     is_nextmove: bool = False
     needs_model: bool = False
+    has_window: bool = False
 
     @property
     def missing(self) -> str | None:
@@ -37,6 +38,10 @@ class PeerPath:
         if self.own_interpreter and not PEERS_PYTHON.exists():
             return "`make benchmark-setup` installs it"
         return None
+
+    def with_window(self, events: int) -> PeerPath:
+        """The same with another window, where there is one to choose."""
+        return replace(self, module=(*self.module, "--window", str(events))) if self.has_window else self
 
     def command(self) -> list[str]:
         """The program and its arguments."""
@@ -87,6 +92,7 @@ PATHS: Sequence[PeerPath] = (
         "NextMove's worker, all of it; the model is a constant",
         (f"{PEER}.constant_worker",),
         is_nextmove=True,
+        has_window=True,
     ),
     PeerPath(
         "nextmove_model",
@@ -99,7 +105,7 @@ PATHS: Sequence[PeerPath] = (
     PeerPath(
         "stock_faust",
         "Faust as documented: agent, table with changelog, send",
-        (f"{PEER}.stock_faust", "worker", "--without-web"),
+        (f"{PEER}.stock_faust", "worker", "-l", "info", "--without-web"),
     ),
     PeerPath("plain_loop", "an aiokafka loop, state in a dict, nothing durable", (f"{PEER}.plain_loop",)),
     PeerPath("plain_loop_full", "the same loop, sending answers as large as NextMove's", (f"{PEER}.plain_loop_full",)),
@@ -117,3 +123,8 @@ PATHS: Sequence[PeerPath] = (
         own_interpreter=True,
     ),
 )
+
+
+def path_named(name: str) -> PeerPath:
+    """The path of that name."""
+    return next(path for path in PATHS if path.name == name)

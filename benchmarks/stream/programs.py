@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.request import urlopen
 
 ROOT = Path(__file__).parents[2]
 STOP_LIMIT_S = 15.0
@@ -24,6 +25,8 @@ class Program:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log_path: Path) -> None:
         self._log_path = log_path
+        self._port = environment.get("NEXTMOVE_WEB_PORT")
+        self.started_s = time.monotonic()
         with log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env={**_environment(), **environment}, stdout=log, stderr=log
@@ -34,10 +37,22 @@ class Program:
         """Its process id."""
         return self._process.pid
 
+    def cpu_s(self) -> float:
+        """Its CPU time so far."""
+        return cpu_s(self.pid)
+
     def check(self) -> None:
         """Raises ProgramEnded."""
         if self._process.poll() is not None:
             raise ProgramEnded(f"exit code {self._process.returncode}; its log ends:\n{self.log()[-3000:]}")
+
+    def ready(self) -> bool:
+        """What a worker's /readyz says."""
+        try:
+            with urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:  # an HTTPError too is one
+            return False
 
     def log(self) -> str:
         """All that it has written."""

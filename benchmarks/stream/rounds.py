@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, TypeVar
 
 from rich.console import Console
 
-from benchmarks.stream.trial import Trial
+from benchmarks.stream.meter import Stalled, TooShort
+from benchmarks.stream.programs import ProgramEnded
+from benchmarks.stream.topics import FillError
+from benchmarks.stream.trial import Trial, WrongCount
 
-Key = TypeVar("Key", bound=Hashable)
-console = Console(stderr=True)
-
+Name = TypeVar("Name", bound=object)
+FAILURES = (FillError, ProgramEnded, Stalled, TimeoutError, TooShort, WrongCount)
 SPREAD = ("events_per_s", "cpu_us_per_event")  # also given as min and max
 MEDIANS = (*SPREAD, "broker_cpu_us_per_event", "peak_rss_mb", "first_answer_s", "seconds")
 
+failures: list[str] = []  # of this process; the report and the exit code tell of them
+_console = Console(stderr=True, highlight=False)
 
-def interleave(contestants: Mapping[Key, Callable[[], Trial]], runs: int) -> dict[Key, list[Trial]]:
-    """Every contestant once, then every one again: what the machine does meanwhile hits all of them alike."""
-    done: dict[Key, list[Trial]] = {name: [] for name in contestants}
+
+def note(text: str) -> None:
+    """Tell whoever watches."""
+    _console.print(text, markup=False, soft_wrap=True)
+
+
+def interleave(contestants: Mapping[Name, Callable[[], Trial]], runs: int) -> dict[Name, list[Trial]]:
+    """Every contestant once, then every one again: what the machine does meanwhile hits all of them alike.
+
+    A run that fails is told and left out.
+    """
+    done: dict[Name, list[Trial]] = {name: [] for name in contestants}
     for number in range(1, runs + 1):
         for name, attempt in contestants.items():
-            trial = attempt()
-            done[name].append(trial)
-            console.print(
-                f"run {number}/{runs}  {name}: {trial.figures.events_per_s:,.0f} events/s, "
-                f"{trial.figures.cpu_us_per_event:.1f} µs CPU/event, broker {trial.figures.broker_cpu_us_per_event:.1f}",
-                highlight=False,
-            )
+            trial = attempted(str(name), attempt)
+            if trial is not None:
+                done[name].append(trial)
+                note(f"  {number}/{runs}  {name}: {_told(trial)}")
     return done
+
+
+def attempted(name: str, attempt: Callable[[], Trial]) -> Trial | None:
+    """What the run showed; None, and a failure noted, if it went wrong."""
+    try:
+        return attempt()
+    except FAILURES as failure:
+        failures.append(f"{name}: {type(failure).__name__}: {str(failure).splitlines()[0]}")
+        note(f"  {name} FAILED: {failure}")
+        return None
 
 
 def summary(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -38,11 +58,20 @@ def summary(trials: Sequence[Trial]) -> dict[str, Any]:
     figures: dict[str, Any] = {"runs": len(rows), "events": rows[0]["events"]}
     for name in MEDIANS:
         values = [row[name] for row in rows]
-        figures[name] = _rounded(median(values))
+        figures[name] = rounded(median(values))
         if name in SPREAD:
-            figures[f"{name}_min"], figures[f"{name}_max"] = _rounded(min(values)), _rounded(max(values))
+            figures[f"{name}_min"], figures[f"{name}_max"] = rounded(min(values)), rounded(max(values))
     return figures
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """Four digits: more would be noise."""
     return float(f"{value:.4g}")
+
+
+def _told(trial: Trial) -> str:
+    figures = trial.figures
+    return (
+        f"{figures.events_per_s:,.0f} events/s, {figures.cpu_us_per_event:.1f} µs CPU/event, "
+        f"broker {figures.broker_cpu_us_per_event:.1f} µs, {trial.peak_rss_mb:,.0f} MB"
+    )

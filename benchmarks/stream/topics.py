@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
@@ -11,6 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 from stream_app.topics import plan
 
 TIMEOUT_S = 30.0
+FLUSH_LIMIT_S = 120.0
 QUIET = {"log_level": 0}  # brokers come and go between runs
 
 
@@ -97,25 +100,38 @@ def fill(bootstrap: str, names: Names, records: Iterable[tuple[bytes, bytes]]) -
 
 
 def send(bootstrap: str, topic: str, records: Iterable[tuple[bytes, bytes]]) -> int:
-    """Send records to `topic`; their number, once all are delivered."""
+    """Send records to `topic`, each to the partition of its key; their number, once all are delivered."""
+    with delivering(bootstrap) as produce:
+        return sum(produce(topic, value, key) for key, value in records)
+
+
+@contextmanager
+def delivering(bootstrap: str, linger_ms: int = 100) -> Iterator[Callable[..., int]]:
+    """`Producer.produce` that waits where the queue is full and returns 1; at the end all is delivered, or FillError."""
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
             "partitioner": "murmur2_random",
-            "linger.ms": 100,
+            "linger.ms": linger_ms,
             "batch.size": 512 * 2**10,
-            "queue.buffering.max.messages": 2_000_000,
-            "queue.buffering.max.kbytes": 2_000_000,
+            "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": 512 * 2**10,
             **QUIET,
         }
     )
-    count = 0
-    for key, value in records:
-        producer.produce(topic, value, key)
-        count += 1
-    if producer.flush(120) != 0:
-        raise FillError(f"{topic}: not all of {count} records were delivered")
-    return count
+
+    def produce(*arguments: Any) -> int:
+        while True:
+            try:
+                producer.produce(*arguments)
+            except BufferError:
+                producer.poll(0.05)
+            else:
+                return 1
+
+    yield produce
+    if producer.flush(FLUSH_LIMIT_S) != 0:
+        raise FillError("not all records were delivered")
 
 
 class Offsets:

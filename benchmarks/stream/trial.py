@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.stream.brokers import Broker
+from benchmarks.stream.brokers import Broker, Site
 from benchmarks.stream.loads import Load
-from benchmarks.stream.meter import Figures, figures, watch
+from benchmarks.stream.meter import Figures, Sample, figures, watch
 from benchmarks.stream.paths import PeerPath
 from benchmarks.stream.programs import Program, rss_mb
 from benchmarks.stream.topics import Names, Offsets, fill, specs
@@ -26,8 +27,6 @@ class Trial:
     """What one run showed."""
 
     events: int
-    answers: int
-    dead_letters: int
     figures: Figures
     peak_rss_mb: float  # of all its processes together
 
@@ -37,39 +36,77 @@ class Trial:
         return {**own.pop("figures"), **own}
 
 
-def fresh_names(path: str, partitions: int) -> Names:
-    """Topics that no earlier run has used."""
-    return Names(f"{path.replace('_', '-')}-{uuid.uuid4().hex[:8]}", partitions)
+@dataclass(frozen=True)
+class Stage:
+    """A broker with the topics of one run, and a place for its programs."""
 
+    path: PeerPath
+    site: Site
+    names: Names
+    folder: Path
+    settings: Mapping[str, str]
+    outputs: Offsets  # counts answers and dead letters
 
-def run(
-    path: PeerPath,
-    broker: Broker,
-    load: Load,
-    partitions: int,
-    *,
-    settings: Mapping[str, str] | None = None,
-    processes: int = 1,
-) -> Trial:
-    """Play `load` through `path`; `settings` are NextMove's own. Raises when an event is not answered exactly once."""
-    names = fresh_names(path.name, partitions)
-    events = len(load.records)
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="nextmove-benchmark-")))
-        site = stack.enter_context(broker.site(specs(names), names.group))
-        fill(site.bootstrap, names, load.records)
-        outputs = Offsets(site.bootstrap, names.outputs, partitions)
-        programs = []
-        for number in range(processes):
-            state = folder / f"state-{number}"
-            state.mkdir()
-            environment = path.environment(site, names, state, settings or {})
-            programs.append(stack.enter_context(Program(path.command(), environment, folder / f"{number}.log")))
-        samples = watch(programs, site.pid, outputs.total, events)
+    def state_dir(self, number: int = 0) -> Path:
+        """Where a program keeps its state."""
+        return self.folder / f"state-{number}"
+
+    def start(self, number: int = 0, **settings: str) -> Program:
+        """Start the program; a second time with the same number it finds its state again."""
+        self.state_dir(number).mkdir(exist_ok=True)
+        given = {**self.settings, **settings}
+        environment = self.path.environment(self.site, self.names, self.state_dir(number), given)
+        return Program(self.path.command(), environment, self.folder / f"{number}.log")
+
+    def play(self, programs: Sequence[Program], events: int) -> Trial:
+        """Watch until every event is answered; then end the programs and count again. Raises WrongCount."""
+        samples = watch(programs, self.site.pid, self.outputs.total, events)
+        return self.conclude(programs, samples, events)
+
+    def conclude(self, programs: Sequence[Program], samples: Sequence[Sample], events: int) -> Trial:
+        """What the samples say of `events`, if the count is right."""
         peak = sum(rss_mb(program.pid) for program in programs)
         for program in programs:
             program.stop()
-        answers, letters = (Offsets(site.bootstrap, [topic], partitions).total() for topic in names.outputs)
-    if answers != events or letters:
-        raise WrongCount(f"{path.name}: {answers} answers and {letters} dead letters to {events} events")
-    return Trial(events, answers, letters, figures(samples, events), peak)
+        answers, letters = (
+            Offsets(self.site.bootstrap, [topic], self.names.partitions).total() for topic in self.names.outputs
+        )
+        if answers != events or letters:
+            raise WrongCount(f"{self.path.name}: {answers} answers and {letters} dead letters to {events} events")
+        return Trial(events, figures(samples, events), peak)
+
+
+@contextmanager
+def staged(
+    path: PeerPath, broker: Broker, partitions: int, settings: Mapping[str, str] | None = None, **config: str
+) -> Iterator[Stage]:
+    """Topics that no run has used before; `settings` are NextMove's own, `config` is of input and output topics."""
+    names = Names(f"{path.name.replace('_', '-')}-{uuid.uuid4().hex[:8]}", partitions)
+    with (
+        TemporaryDirectory(prefix="nextmove-benchmark-") as folder,
+        broker.site(specs(names, **config), names.group) as site,
+    ):
+        outputs = Offsets(site.bootstrap, names.outputs, partitions)
+        outputs.total()  # connected: the first look takes longer than the others
+        yield Stage(path, site, names, Path(folder), settings or {}, outputs)
+
+
+def run(
+    path: PeerPath, broker: Broker, load: Load, partitions: int, settings: Mapping[str, str] | None = None
+) -> Trial:
+    """Play `load` through `path`. Raises where an event is not answered, or answered twice."""
+    with staged(path, broker, partitions, settings) as stage:
+        fill(stage.site.bootstrap, stage.names, load.records)
+        with stage.start() as program:
+            return stage.play([program], len(load.records))
+
+
+def wait_until_ready(programs: Sequence[Program], limit_s: float = 1200.0) -> None:
+    """Until each worker has its partitions and their histories. Raises ProgramEnded or TimeoutError."""
+    deadline = time.monotonic() + limit_s
+    while not all(program.ready() for program in programs):
+        for program in programs:
+            program.check()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not ready after {limit_s:.0f} s; its log ends:\n{programs[0].log()[-2000:]}")
+        time.sleep(0.05)

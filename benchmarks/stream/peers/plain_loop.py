@@ -34,6 +34,7 @@ async def run(deployment: Deployment, answer: Callable[..., Answer] = small_answ
         auto_offset_reset="earliest",
         enable_auto_commit=False,
         max_partition_fetch_bytes=4 * 2**20,
+        fetch_max_wait_ms=50,  # a fetch of drained partitions keeps the others waiting for so long
     )
     producer = AIOKafkaProducer(
         bootstrap_servers=deployment.broker, acks="all", linger_ms=5, max_batch_size=256 * 2**10

@@ -1,0 +1,146 @@
+"""Where the worker's microseconds go: a sampling profiler beside it, and its samples sorted into stages.
+
+A sample belongs to the innermost function of NextMove on its stack; where there is none, to the innermost library.
+Shares of samples times the CPU time per event are microseconds per event.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from re import search
+from typing import Any
+
+from benchmarks.stream.brokers import Broker
+from benchmarks.stream.loads import Load, skewed
+from benchmarks.stream.meter import watch
+from benchmarks.stream.paths import path_named
+from benchmarks.stream.plan import Plan
+from benchmarks.stream.rounds import note, rounded
+from benchmarks.stream.suites.throughput import PARTITIONS
+from benchmarks.stream.topics import fill
+from benchmarks.stream.trial import Stage, staged
+
+PY_SPY = Path(sys.executable).with_name("py-spy")
+SAMPLES_PER_S = 250
+WARM = 0.15  # share of the answers after which profiling begins
+TOP = 25  # functions listed
+
+# The first pattern that a frame's "function (file:line)" matches names its stage; of NextMove's frames the innermost
+# counts, and only where there is none are the libraries asked.
+STAGES = (
+    ("decode", r"stream_app/(events|behaviors)\.py|Pipeline\.decode"),
+    ("encode history", r"encode \(stream_app/history\.py|decode \(stream_app/history\.py"),
+    ("fold", r"stream_app/history\.py|Pipeline\._?fold|HistoryCache|Pipeline\._erase"),
+    ("infer", r"constant_predictor\.py|Pipeline\.infer|_isolate|_finite"),
+    ("score", r"stream_app/scoring\.py|Pipeline\.score|_items_before"),
+    (
+        "encode prediction",
+        r"stream_app/predictions\.py|Pipeline\.(conclude|_prediction)|_rounded|stream_app/pipeline\.py",
+    ),
+    ("table apply", r"HistoryTable\.(apply|read)|Change\.of|_as_it_is"),
+    ("produce changelog", r"stream_app/tables\.py"),
+    ("commit", r"_commit|aiokafka_fixes"),
+    ("chunking", r"stream_app/intake\.py"),
+    ("metrics", r"stream_app/(metrics|observations|worker|web)\.py"),
+    ("produce predictions", r"_deliver|_send|_accepted"),
+    ("agent", r"stream_app/"),
+)
+LIBRARIES = (
+    ("producer: batches and requests", r"aiokafka/producer/"),
+    ("consumer: fetch and parse", r"aiokafka/(consumer|record)/"),
+    ("connections", r"aiokafka/"),
+    ("Faust", r"faust/|mode/"),
+    ("event loop", r"asyncio/|selectors\.py|concurrent/"),
+)
+
+
+def measure(plan: Plan) -> list[dict[str, Any]]:
+    """One profile per broker."""
+    if not PY_SPY.exists():
+        note("the profile is left out: `make benchmark-setup` installs py-spy")
+        return []
+    return [_profile(plan, broker) for broker in plan.brokers]
+
+
+def _profile(plan: Plan, broker: Broker) -> dict[str, Any]:
+    load = skewed(plan.sizes.scale_events)
+    if broker.most_partition_bytes:
+        load = load.fitting(PARTITIONS, broker.most_partition_bytes)
+    with staged(path_named("nextmove_constant").with_window(plan.window), broker, PARTITIONS) as stage:
+        stacks, cpu_us, events = _sampled(stage, load, plan.sizes.profile_s)
+    total = sum(stacks.values())
+    stages: Counter[str] = Counter()
+    functions: Counter[str] = Counter()
+    for stack, count in stacks.items():
+        frames = stack.split(";")
+        stages[stage_of(frames)] += count
+        functions[_function(frames[-1])] += count
+    return {
+        "broker": broker.kind,
+        "events": events,
+        "samples": total,
+        "cpu_us_per_event": rounded(cpu_us),
+        "stages_us_per_event": _shares(stages.most_common(), cpu_us / total),
+        "functions_us_per_event": _shares(functions.most_common(TOP), cpu_us / total),
+    }
+
+
+def stage_of(frames: Iterable[str]) -> str:
+    """The stage of a stack, outermost frame first."""
+    inner_first = list(frames)[::-1]
+    for rules in (STAGES, LIBRARIES):
+        for frame in inner_first:
+            for stage, pattern in rules:
+                if search(pattern, frame) and not (rules is STAGES and "site-packages" in frame):
+                    return stage
+    return "other"
+
+
+def _sampled(stage: Stage, load: Load, seconds: float) -> tuple[Counter[str], float, int]:
+    """Stacks with their counts, CPU time per event (µs) while profiling, and the events of that time."""
+    fill(stage.site.bootstrap, stage.names, load.records)
+    total, raw = len(load.records), stage.folder / "stacks.txt"
+    answered = stage.outputs.total
+    with stage.start() as program:
+        watch([program], stage.site.pid, answered, int(total * WARM))
+        before = answered(), program.cpu_s()
+        profiler = _attach(program.pid, seconds, raw)
+        while profiler.poll() is None and answered() < total:
+            time.sleep(0.01)
+        after = answered(), program.cpu_s()
+        stage.play([program], total)
+        profiler.wait(30)
+    if not raw.exists():
+        raise RuntimeError(f"py-spy: {profiler.stderr.read() if profiler.stderr else ''}")
+    events = after[0] - before[0]
+    return Counter(dict(_parse(raw))), (after[1] - before[1]) / events * 1e6, events
+
+
+def _attach(pid: int, seconds: float, raw: Path) -> subprocess.Popen[str]:
+    """Sample a process; without stopping it for a sample, which would cost what is to be measured."""
+    arguments = ["record", "--pid", str(pid), "--duration", str(max(1, int(seconds))), "--rate", str(SAMPLES_PER_S)]
+    return subprocess.Popen(
+        [str(PY_SPY), *arguments, "--format", "raw", "--output", str(raw), "--nonblocking", "--full-filenames"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def _parse(raw: Path) -> Iterator[tuple[str, int]]:
+    for line in raw.read_text().splitlines():
+        stack, _, count = line.rpartition(" ")
+        yield stack, int(count)
+
+
+def _function(frame: str) -> str:
+    """Function and file, without the line and the way to the file."""
+    name, _, place = frame.rpartition(" (")
+    return f"{name} ({'/'.join(place.split(':')[0].split('/')[-2:]).rstrip(')')})"
+
+
+def _shares(counts: Iterable[tuple[str, int]], us_per_sample: float) -> dict[str, float]:
+    return {name: rounded(count * us_per_sample) for name, count in counts}

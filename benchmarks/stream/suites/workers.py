@@ -1,0 +1,45 @@
+"""What does a second worker bring? One against two of the same group, on the same machine.
+
+Events come when all workers have their partitions: those of a group that is still forming would be answered by one.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from benchmarks.stream.brokers import Kafka
+from benchmarks.stream.loads import Load, skewed
+from benchmarks.stream.paths import PeerPath, path_named
+from benchmarks.stream.plan import Plan
+from benchmarks.stream.rounds import interleave, summary
+from benchmarks.stream.suites.throughput import PARTITIONS
+from benchmarks.stream.topics import fill
+from benchmarks.stream.trial import Trial, staged, wait_until_ready
+
+COUNTS = (1, 2)
+
+
+def measure(plan: Plan) -> list[dict[str, Any]]:
+    """One row per number of workers."""
+    assert plan.kafka is not None
+    path, load = path_named("nextmove_constant").with_window(plan.window), skewed(plan.sizes.scale_events)
+    contestants = {count: partial(_attempt, path, plan.kafka, load, count) for count in COUNTS}
+    trials = interleave(contestants, plan.sizes.scale_runs)
+    rows: list[dict[str, Any]] = [{"workers": count, **summary(own)} for count, own in trials.items() if own]
+    for row in rows:
+        row["ratio_to_one_worker"] = round(row["events_per_s"] / rows[0]["events_per_s"], 3)
+    return rows
+
+
+def _attempt(path: PeerPath, kafka: Kafka, load: Load, workers: int) -> Trial:
+    with staged(path, kafka, PARTITIONS) as stage, ExitStack() as stack:
+        programs = []
+        for number in range(
+            workers
+        ):  # one after the other: the second one's coming moves partitions, which must settle
+            programs.append(stack.enter_context(stage.start(number)))
+            wait_until_ready(programs)
+        fill(stage.site.bootstrap, stage.names, load.records)
+        return stage.play(programs, len(load.records))

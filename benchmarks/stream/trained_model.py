@@ -1,0 +1,33 @@
+"""A small real model for the path that needs one: trained once, kept below `var/`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+from benchmarks.stream.programs import ROOT
+from benchmarks.stream.rounds import note
+
+CACHE = ROOT / "var" / "benchmarks"
+NEXTMOVE = (sys.executable, "-m", "stream_app.cli")
+
+
+def trained_model(log: Path | None, seconds: float) -> Path:
+    """The directory of a model of `log`, or of a simulated shop; trained for at most `seconds` if it is not there."""
+    name = log.name if log else "simulated"
+    model = CACHE / f"model-{sha256(f'{name} {seconds:g}'.encode()).hexdigest()[:12]}"
+    if model.exists():
+        return model
+    CACHE.mkdir(parents=True, exist_ok=True)
+    if log is None:
+        log = CACHE / "shop.jsonl"
+        _nextmove("simulate", "--out", str(log))
+    note(f"Training a model of {name} for {seconds:.0f} s …")
+    _nextmove("train", str(log), "--out", str(model), "--time-budget", str(seconds), "--quiet")
+    return model
+
+
+def _nextmove(*arguments: str) -> None:
+    subprocess.run([*NEXTMOVE, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
