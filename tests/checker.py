@@ -6,7 +6,8 @@
 4. the first predictions of a user come in the order of the user's events
 5. nothing below a committed offset lacks a durable output
 
-It shares no code with the worker but the decoding of a stored history; the fold here is written anew, the slow way.
+It shares no code with the worker but the decoding of a stored history; the fold here is written anew, the slow way. Where
+the worker drops histories of users who are idle, it may do so late or never: then more than one state of a user is right.
 """
 
 import asyncio
@@ -129,12 +130,15 @@ def cause(record: ConsumerRecord) -> tuple[int, int]:
     )
 
 
-def violations(found: Topics, rule: WindowRule, lateness_ms: int = 3_600_000) -> list[str]:
-    """What is wrong, one line each; with `found` read after the log was drained."""
+def violations(found: Topics, rule: WindowRule, lateness_ms: int = 3_600_000, idle_ms: int | None = None) -> list[str]:
+    """What is wrong, one line each; with `found` read after the log was drained.
+
+    `idle_ms`: how far a user must be behind the newest event of the partition for the history to be dropped; None: never.
+    """
     return [
         *missing(found),
         *unequal(found),
-        *wrong_states(found, rule, lateness_ms),
+        *wrong_states(found, rule, lateness_ms, idle_ms),
         *out_of_order(found),
         *committed_too_early(found),
     ]
@@ -215,50 +219,90 @@ def _same_ranking(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> boo
     return all(same(entry["probability"], there.get(entry[name], last)) for entry in one)
 
 
-def wrong_states(found: Topics, rule: WindowRule, lateness_ms: int) -> list[str]:
+def wrong_states(found: Topics, rule: WindowRule, lateness_ms: int, idle_ms: int | None = None) -> list[str]:
     """Invariant 3."""
     stored: dict[bytes, bytes | None] = {}
     for record in found.changelog:
         stored[record.key] = record.value
     wrong = []
-    expected = folded(found.events, rule, lateness_ms)
-    for user, columns in expected.items():
+    expected = folded(found.events, rule, lateness_ms, idle_ms)
+    for user, right in expected.items():
         value = stored.get(user)
-        if columns is None:
-            if value is not None:
-                wrong.append(f"user {user!r} was erased, and still has a history")
-        elif value is None:
-            wrong.append(f"user {user!r} has no history")
-        else:
-            kept = history.decode(value)
-            if tuple(history.window(kept, kept.last_offset, rule)) != columns:
-                wrong.append(f"the history of user {user!r} is not the fold of the records")
+        if value is None:
+            if None not in right:
+                wrong.append(f"user {user!r} has no history")
+        elif right == [None]:
+            wrong.append(f"user {user!r} was erased, and still has a history")
+        elif stored_window(value, rule) not in right:
+            wrong.append(f"the history of user {user!r} is not the fold of the records")
     wrong.extend(f"a history of {user!r}, who did nothing" for user in stored.keys() - expected.keys())
     return wrong
 
 
-def folded(events: list[ConsumerRecord], rule: WindowRule, lateness_ms: int) -> dict[bytes, Any]:
-    """Each user's window after all records, computed the slow way; None for an erased user.
+Columns = tuple[tuple[Any, ...], ...]  # items, behaviours, categories, times; oldest event first
+Past = list[tuple[int, int, dict[str, Any]]]  # (ms, offset, event) in the order of folding; empty: no history
+
+
+def stored_window(value: bytes, rule: WindowRule) -> Columns:
+    """The window in a stored history."""
+    kept = history.decode(value)
+    return tuple(tuple(column) for column in history.window(kept, kept.last_offset, rule))
+
+
+def folded(
+    events: list[ConsumerRecord], rule: WindowRule, lateness_ms: int, idle_ms: int | None = None
+) -> dict[bytes, list[Columns | None]]:
+    """Each user's right windows after all records, computed the slow way; None is no history.
+
+    Without `idle_ms` there is one for each user, None for an erased one. With it, a history may be gone as soon as its
+    newest event is more than that behind the newest event of the partition; when it goes is for the worker to choose, so
+    both ways are followed at every event. An event is no newer than its record: a clock that is ahead drops nobody.
 
     It knows the behaviours by their names, not by aliases, and the default limits; other records change nothing.
     """
-    kept: dict[bytes, list[tuple[int, int, dict[str, Any]]] | None] = {}
+    pasts: dict[bytes, list[Past]] = {}  # by user; those that are possible
+    partitions: dict[bytes, int] = {}  # by user
+    newest_ms: dict[int, int] = {}  # by partition
     for record in sorted(events, key=lambda r: (r.partition, r.offset)):
         if record.value is None:
             if record.key:
-                kept[record.key] = None
+                pasts[record.key] = [[]]
             continue
         event = _event(record)
         if event is None:
             continue
-        mine = kept.get(record.key) or []
-        newest = max((time for time, _, _ in mine), default=None)
-        if newest is not None and event["timestamp"] < newest - lateness_ms:
-            continue
-        if event.get("event_id") and any(e.get("event_id") == event["event_id"] for _, _, e in mine):
-            continue
-        kept[record.key] = [*mine, (event["timestamp"], record.offset, event)]
-    return {user: None if mine is None else _window(mine, rule) for user, mine in kept.items()}
+        partition = partitions[record.key] = record.partition
+        newest_ms[partition] = max(newest_ms.get(partition, 0), min(event["timestamp"], record.timestamp))
+        possible = _perhaps_dropped(pasts.get(record.key, [[]]), newest_ms[partition], idle_ms)
+        pasts[record.key] = _distinct([_fold(past, record.offset, event, lateness_ms) for past in possible])
+    windows = {}
+    for user, possible in pasts.items():
+        possible = _perhaps_dropped(possible, newest_ms.get(partitions.get(user, -1), 0), idle_ms)
+        windows[user] = [_window(past, rule) if past else None for past in possible]
+    return windows
+
+
+def _perhaps_dropped(possible: list[Past], newest_ms: int, idle_ms: int | None) -> list[Past]:
+    """What the user's past may be, where it may have been dropped for idleness by now."""
+    if idle_ms is None or not any(past and newest_ms - _newest_ms(past) > idle_ms for past in possible):
+        return possible
+    return _distinct([*possible, []])
+
+
+def _fold(past: Past, offset: int, event: dict[str, Any], lateness_ms: int) -> Past:
+    if past and event["timestamp"] < _newest_ms(past) - lateness_ms:
+        return past
+    if event.get("event_id") and any(e.get("event_id") == event["event_id"] for _, _, e in past):
+        return past
+    return [*past, (event["timestamp"], offset, event)]
+
+
+def _newest_ms(past: Past) -> int:
+    return max(time_ms for time_ms, _, _ in past)
+
+
+def _distinct(pasts: list[Past]) -> list[Past]:
+    return list({tuple(entry[:2] for entry in past): past for past in pasts}.values())
 
 
 ABOUT_ITEMS = {
@@ -279,14 +323,15 @@ def _event(record: ConsumerRecord) -> dict[str, Any] | None:
             and 631_152_000_000 <= event["timestamp"] <= record.timestamp + 3_600_000
             and (event["behavior"] in ABOUT_NOTHING or (event["behavior"] in ABOUT_ITEMS and event.get("item_id")))
             and isinstance(event.get("item_id", ""), str)
+            and "\0" not in f"{event['user_id']}{event.get('item_id')}{event.get('category')}"
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return event if good else None
 
 
-def _window(mine: list[tuple[int, int, dict[str, Any]]], rule: WindowRule) -> tuple[tuple[Any, ...], ...]:
-    last = sorted(mine, key=lambda entry: entry[:2])[-rule.events :]
+def _window(past: Past, rule: WindowRule) -> Columns:
+    last = sorted(past, key=lambda entry: entry[:2])[-rule.events :]
     last = [entry for entry in last if entry[0] >= last[-1][0] - rule.age_ms]
     return (
         tuple(event.get("item_id") for _, _, event in last),

@@ -1,12 +1,14 @@
 """The checker can fail: topics with one thing wrong each, built by hand, and the violation named."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiokafka import ConsumerRecord
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.window import WindowRule
 from stream_app import history
@@ -56,7 +58,8 @@ def state(user: str, offset: int, *events: Any, partition: int = 0) -> Any:
     kept = history.History(partition)
     for seen in events:
         body = json.loads(seen.value)
-        folded = Event(user, body["behavior"], body["timestamp"], body.get("item_id"))
+        ids = (body.get("item_id"), body.get("category"), body.get("event_id"))
+        folded = Event(user, body["behavior"], body["timestamp"], *ids)
         kept, _ = history.fold(kept, folded, seen.offset, KEPT)
     return record("changelog", partition, offset, user.encode(), history.encode(kept))
 
@@ -215,3 +218,168 @@ def test_a_user_who_comes_back_after_an_erasure_has_the_new_events_only() -> Non
     assert violations(found) == []
     found.changelog[-1] = state("carl", 3, GONE[0], back)
     assert violations(found) == ["the history of user b'carl' is not the fold of the records"]
+
+
+def test_the_columns_of_a_history_are_looked_at_one_by_one() -> None:
+    """A state that differs in one column of one event is not the fold."""
+    full = {"item_id": "a", "category": "c", "behavior": "purchase", "timestamp": NOW_MS}
+    found = Topics(events=[event(0, 0, "u", **full)], changelog=[state("u", 0, event(0, 0, "u", **full))])
+    assert checker.wrong_states(found, RULE, 3_600_000) == []
+    for other in ({"item_id": "b"}, {"category": "d"}, {"behavior": "view"}, {"timestamp": NOW_MS + 1}):
+        found.changelog = [state("u", 0, event(0, 0, "u", **{**full, **other}))]
+        assert len(checker.wrong_states(found, RULE, 3_600_000)) == 1
+
+
+@pytest.mark.parametrize("field", ["item_id", "category"])
+def test_an_event_with_a_nul_where_a_history_keeps_none_is_no_event(field: str) -> None:
+    bad = event(0, 3, "anna", **{field: "a\0b"})
+    assert checker.folded([*ANNA, bad], RULE, 3_600_000) == checker.folded(ANNA, RULE, 3_600_000)
+
+
+# Users who are dropped because they are idle
+
+IDLE_MS = 10_000
+
+
+def moment(offset: int, user: str, ms: int, *, produced: int | None = None, partition: int = 0, **fields: Any) -> Any:
+    """An event at `ms` after the start, whose record was produced then, or at `produced`."""
+    found = event(partition, offset, user, timestamp=NOW_MS + ms, **fields)
+    return replace(found, timestamp=NOW_MS + (ms if produced is None else produced))
+
+
+def idle_lines(events: Sequence[Any], *states: Any, idle_ms: int | None = IDLE_MS) -> list[str]:
+    """What is wrong with the states after `events`, where only those of anna are looked at."""
+    found = Topics(events=list(events), changelog=list(states))
+    lines = checker.wrong_states(found, RULE, 3_600_000, idle_ms)
+    return [line for line in lines if "anna" in line]
+
+
+TOMBSTONE = record("changelog", 0, 99, b"anna", None)
+NO_HISTORY = ["user b'anna' has no history"]
+NOT_THE_FOLD = ["the history of user b'anna' is not the fold of the records"]
+
+
+@pytest.mark.parametrize(
+    ("others", "may_be_gone"),
+    [
+        ([], False),
+        ([moment(1, "ben", IDLE_MS)], False),
+        ([moment(1, "ben", IDLE_MS + 1)], True),
+        ([moment(1, "ben", IDLE_MS + 1), moment(2, "ben", 5)], True),
+        ([moment(0, "ben", IDLE_MS + 1, partition=1)], False),
+        ([moment(1, "ben", IDLE_MS + 1, produced=IDLE_MS)], False),
+        ([moment(1, "ben", IDLE_MS + 9, produced=IDLE_MS + 1)], True),
+        ([moment(1, "ben", IDLE_MS + 1, behavior="teleport")], False),
+        ([moment(1, "ben", IDLE_MS + 3_600_001, produced=0)], False),
+        ([replace(moment(1, "ben", IDLE_MS + 1), value=None)], False),
+        ([moment(1, "ben", IDLE_MS + 1, event_id="e"), moment(2, "carl", IDLE_MS + 1, event_id="e")], True),
+    ],
+)
+def test_a_history_may_be_gone_once_the_partition_is_far_enough_ahead(others: list[Any], may_be_gone: bool) -> None:
+    anna = moment(0, "anna", 0)
+    expected = [] if may_be_gone else NO_HISTORY
+    for states in ([], [state("anna", 0, anna), TOMBSTONE]):
+        assert idle_lines([anna, *others], *states) == expected
+        assert idle_lines([anna, *others], *states, idle_ms=None) == NO_HISTORY
+    assert idle_lines([anna, *others], state("anna", 0, anna)) == []
+    assert idle_lines([anna, *others], state("anna", 0, moment(0, "anna", 0, item_id="other"))) == NOT_THE_FOLD
+
+
+def test_a_dropped_history_is_a_violation_only_where_nobody_may_be_dropped() -> None:
+    found = good()
+    ahead = moment(5, "dora", IDLE_MS + 3)
+    found.events.append(ahead)
+    found.predictions.append(prediction(ahead, 9))
+    found.changelog += [state("dora", 3, ahead), TOMBSTONE]
+    assert checker.violations(found, RULE, idle_ms=IDLE_MS) == []
+    assert checker.violations(found, RULE) == NO_HISTORY
+    assert checker.violations(found, RULE, idle_ms=IDLE_MS + 1) == NO_HISTORY
+
+
+def test_the_idle_time_of_a_user_is_that_since_the_newest_event_and_not_since_the_last_one() -> None:
+    anna = [moment(0, "anna", 10), moment(1, "anna", 0)]
+    assert idle_lines([*anna, moment(2, "ben", 10 + IDLE_MS)]) == NO_HISTORY
+    assert idle_lines([*anna, moment(2, "ben", 10 + IDLE_MS + 1)]) == []
+
+
+def test_who_comes_back_has_all_events_or_those_since_the_gap() -> None:
+    old = [moment(0, "anna", 0)]
+    ben = moment(1, "ben", IDLE_MS + 1)
+    new = [moment(2, "anna", IDLE_MS + 2), moment(3, "anna", IDLE_MS + 3)]
+    events = [*old, ben, *new]
+    assert idle_lines(events, state("anna", 0, *old, *new)) == []
+    assert idle_lines(events, state("anna", 0, *new)) == []
+    assert idle_lines(events, state("anna", 0, *new), idle_ms=None) == NOT_THE_FOLD
+    for wrong in (old, new[:1], new[1:], [*old, new[1]]):
+        assert idle_lines(events, state("anna", 0, *wrong)) == NOT_THE_FOLD
+    assert idle_lines(events) == idle_lines(events, TOMBSTONE) == NO_HISTORY
+
+
+@pytest.mark.parametrize(("gap", "right"), [(IDLE_MS, NOT_THE_FOLD), (IDLE_MS + 1, [])])
+def test_the_gap_is_longer_than_the_idle_time(gap: int, right: list[str]) -> None:
+    old, new = moment(0, "anna", 0), moment(1, "anna", gap)
+    assert idle_lines([old, new], state("anna", 0, new)) == right
+    assert idle_lines([old, new], state("anna", 0, old, new)) == []
+
+
+def test_of_several_gaps_any_may_have_been_the_last_one_that_counted() -> None:
+    life = [moment(offset, "anna", offset * (IDLE_MS + 1)) for offset in range(3)]
+    for kept in (life, life[1:], life[2:]):
+        assert idle_lines(life, state("anna", 0, *kept)) == []
+    assert idle_lines(life, state("anna", 0, life[0], life[2])) == NOT_THE_FOLD
+
+
+def test_a_late_event_after_the_gap_may_find_nothing() -> None:
+    old, ben, late = moment(0, "anna", 0), moment(1, "ben", IDLE_MS + 1), moment(2, "anna", -5)
+    for kept in ([old, late], [late]):
+        assert idle_lines([old, ben, late], state("anna", 0, *kept)) == []
+    before_the_gap = [old, moment(1, "anna", -5), moment(2, "ben", IDLE_MS + 1)]
+    assert idle_lines(before_the_gap, state("anna", 0, before_the_gap[1])) == NOT_THE_FOLD
+    assert idle_lines(before_the_gap) == []
+
+
+def test_a_history_that_is_gone_remembers_no_event_id() -> None:
+    old, ben = moment(0, "anna", 0, event_id="e"), moment(1, "ben", IDLE_MS + 1)
+    again = moment(2, "anna", IDLE_MS + 2, event_id="e")
+    assert idle_lines([old, ben, again], state("anna", 0, old)) == []
+    assert idle_lines([old, ben, again], state("anna", 0, again)) == []
+    assert idle_lines([old, ben, again], state("anna", 0, old, replace(again, value=ben.value))) == NOT_THE_FOLD
+
+
+def test_an_erased_user_has_no_history_however_idle() -> None:
+    erased = [moment(0, "anna", 0), record("events", 0, 1, b"anna", None), moment(2, "ben", IDLE_MS + 1)]
+    gone = "user b'anna' was erased, and still has a history"
+    assert idle_lines(erased) == []
+    assert idle_lines(erased, state("anna", 0, erased[0])) == [gone]
+    back = moment(3, "anna", IDLE_MS + 2)
+    assert idle_lines([*erased, back], state("anna", 0, back)) == []
+    assert idle_lines([*erased, back], state("anna", 0, erased[0], back)) == NOT_THE_FOLD
+    assert idle_lines([*erased, back]) == NO_HISTORY
+
+
+lives = st.lists(
+    st.tuples(st.sampled_from(["anna", "ben", "carl"]), st.sampled_from([-IDLE_MS, -3, 0, 3, IDLE_MS, 2 * IDLE_MS])),
+    max_size=25,
+)
+
+
+@given(lives, st.sets(st.integers(0, 24)))
+def test_a_worker_that_drops_idle_users_at_any_moments_is_right(life: list[tuple[str, int]], sweeps: set[int]) -> None:
+    events, kept, ms, newest_ms = [], dict[str, history.History](), 0, 0
+    for offset, (user, step) in enumerate(life):
+        ms = max(0, ms + step)
+        newest_ms = max(newest_ms, NOW_MS + ms)
+        events.append(moment(offset, user, ms))
+        folded = Event(user, "view", NOW_MS + ms, f"i{offset}")
+        kept[user] = history.fold(kept.get(user, history.History(0)), folded, offset, KEPT)[0]
+        if offset in sweeps:
+            kept = {user: past for user, past in kept.items() if newest_ms - (past.watermark_ms or 0) <= IDLE_MS}
+    states = [record("changelog", 0, 0, user.encode(), history.encode(past)) for user, past in kept.items()]
+    found = Topics(events=events, changelog=states)
+    assert checker.wrong_states(found, RULE, 3_600_000, IDLE_MS) == []
+    for lost in states:
+        found.changelog = [state for state in states if state is not lost]
+        may_be_gone = newest_ms - history.last_event_ms(lost.value) > IDLE_MS
+        assert checker.wrong_states(found, RULE, 3_600_000, IDLE_MS) == (
+            [] if may_be_gone else [f"user {lost.key!r} has no history"]
+        )

@@ -12,7 +12,8 @@ from stream_app.events import Event, Reason
 from stream_app.history import Outcome
 from stream_app.metrics import WorkerMetrics
 from stream_app.observations import STAGES, BatchReport
-from stream_app.scoring import Expectation, LiveScores
+from stream_app.scoring import LiveScores
+from tests.stream_app.test_scoring import expectation
 
 ENDINGS = (
     "_seconds",
@@ -80,10 +81,10 @@ def observed() -> WorkerMetrics:
 
 
 def scored() -> LiveScores:
-    scores = LiveScores()
-    for ranking, item, probability in [(("a", "b"), "b", 0.5), (("a", "b"), "z", 0.75)]:
-        scores.expect("u", Expectation(ranking, (), {"view": probability, "purchase": 1 - probability}))
-        scores.observe(Event("u", "view", 0, item), ("b",))
+    scores = LiveScores(("view", "purchase"))
+    for item, repeat_rank, probability in [("b", 1, 0.5), ("z", None, 0.75)]:
+        scores.expect("u", expectation(["a", "b"], [probability, 1 - probability]))
+        scores.observe(Event("u", "view", 0, item), repeat_rank)
     return scores
 
 
@@ -163,14 +164,14 @@ def test_before_the_first_batch_closed_labels_are_there_and_zero() -> None:
 
 def test_a_figure_of_nothing_is_not_shown() -> None:
     metrics = new_metrics()
-    metrics.refresh(scores=LiveScores(), unknown_fields=0, lags={})
+    metrics.refresh(scores=LiveScores(("view",)), unknown_fields=0, lags={})
     assert value(metrics, "nextmove_live_hit_rate", predictor="model") is None
     assert not any(math.isnan(found.value) for family in families(metrics).values() for found in family.samples)
 
 
 def test_a_partition_that_went_elsewhere_leaves_no_lag_behind() -> None:
     metrics = observed()
-    metrics.refresh(scores=LiveScores(), unknown_fields=5, lags={4: (1, 2.0)})
+    metrics.refresh(scores=LiveScores(("view",)), unknown_fields=5, lags={4: (1, 2.0)})
     assert value(metrics, "nextmove_input_lag_records", partition="2") is None
     assert value(metrics, "nextmove_input_lag_seconds", partition="2") is None
     assert value(metrics, "nextmove_input_lag_records", partition="4") == 1

@@ -20,9 +20,11 @@ from stream_app import history as histories
 from stream_app.events import Event, EventDecoder, Reason, Rejected
 from stream_app.history import History, HistoryRule, Outcome
 from stream_app.intake import ChunkLimits, chunks
-from stream_app.pipeline import Batch, EngineFailed, HistoryCache, Outputs, Pipeline
+from stream_app.pipeline import Batch, EngineFailed, HistoryCache, Outputs, Pipeline, Request, Windows, _repeat_rank
 from stream_app.predictions import Message, Prediction
+from stream_app.scoring import K
 from tests.stream_app.records import NOW_MS, FakeRecord, event_record, json_record
+from tests.stream_app.test_history import naive_rank
 
 NAMES = ("view", "purchase")
 BEHAVIORS = behaviors.load()
@@ -55,9 +57,10 @@ class Echo:
 
     def predict(self, windows: Sequence[Window]) -> list[Forecast]:
         self.calls.append(len(windows))
-        if any(window.items[-1] == "boom" for window in windows):
+        cut = list(windows)
+        if any(window.items[-1] == "boom" for window in cut):
             raise RuntimeError("out of\nmemory")
-        return [self.answer(window) for window in windows]
+        return [self.answer(window) for window in cut]
 
 
 Table = dict[bytes, bytes]
@@ -73,7 +76,7 @@ def run(pipeline: Pipeline, records: Iterable[FakeRecord]) -> tuple[Batch, Outpu
     """The steps, in the order in which the worker and the replay take them."""
     events, batch = pipeline.decode(records)
     pipeline.fold(events, batch)
-    forecasts = pipeline.infer(batch.windows)
+    forecasts = pipeline.infer(pipeline.windows([batch]))
     pipeline.score(batch, forecasts)
     return batch, pipeline.conclude(batch, forecasts)
 
@@ -162,10 +165,72 @@ def test_all_windows_of_a_batch_go_to_the_model_together() -> None:
     assert predictor.calls == [4]
 
 
+def test_the_windows_of_several_batches_stand_in_order() -> None:
+    steps = pipeline()
+    batches = [steps.fold(*steps.decode([event_record(user, n, item_id=f"i{n}")])) for n, user in enumerate("uvw")]
+    assert [window.items for window in steps.windows(batches)] == [["i0"], ["i1"], ["i2"]]
+    assert len(steps.windows([])) == len(steps.windows([Batch()])) == 0
+
+
+def test_numbers_go_out_as_the_model_gave_them() -> None:
+    third = replace(echo(Window(["i"], ["view"], [None], [0])), churn_probability=1 / 3, next_behaviors=[2 / 3, 1 / 3])
+    _, outputs = run(pipeline(predictor=Echo(answer=lambda _: third)), [event_record("u", 0)])
+    prediction = read(outputs.predictions[0][1])
+    assert prediction.churn_probability == 1 / 3
+    assert prediction.next_behaviors == {"view": 2 / 3, "purchase": 1 / 3}
+
+
 def test_each_event_of_a_user_is_answered_as_of_itself() -> None:
     _, outputs = run(pipeline(), [event_record("u", n, NOW_MS + n, item_id=f"i{n}") for n in range(5)])
     assert [read(message).history_length for _, message in outputs.predictions] == [1, 2, 3, 3, 3]
     assert len(outputs.states) == 1
+
+
+# Windows, cut when someone looks
+
+
+class Cuts:
+    """Counts the windows that are cut."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made = 0
+        self._cut = histories.window
+        monkeypatch.setattr(histories, "window", self)
+
+    def __call__(self, history: History, offset: int, rule: WindowRule) -> Window:
+        self.made += 1
+        return self._cut(history, offset, rule)
+
+
+def folded(records: Iterable[FakeRecord]) -> tuple[Pipeline, Batch]:
+    steps = pipeline()
+    return steps, steps.fold(*steps.decode(records))
+
+
+def test_no_window_is_cut_before_the_model_looks_and_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts = Cuts(monkeypatch)
+    steps, batch = folded(event_record("u", n, NOW_MS + n) for n in range(5))
+    windows = steps.windows([batch])
+    assert (len(windows), len(windows[1:]), cuts.made) == (5, 4, 0)
+    forecasts = steps.infer(windows)
+    assert cuts.made == 5
+    steps.score(batch, forecasts)
+    steps.conclude(batch, forecasts)
+    assert cuts.made == 5
+
+
+class Incurious(Echo):
+    """Has seen it all."""
+
+    def predict(self, windows: Sequence[Window]) -> list[Forecast]:
+        return [echo(Window(["i"], ["view"], [None], [0]))] * len(windows)
+
+
+def test_a_model_that_looks_at_no_window_has_none_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts = Cuts(monkeypatch)
+    _, outputs = run(pipeline(predictor=Incurious()), [event_record("u", n, NOW_MS + n) for n in range(5)])
+    assert [read(message).history_length for _, message in outputs.predictions] == [1, 2, 3, 3, 3]
+    assert cuts.made == 0
 
 
 # The model fails
@@ -382,6 +447,13 @@ def test_a_late_event_outside_its_own_window_has_nothing_before_it() -> None:
     assert steps.scores.repeat.hits == before
 
 
+def test_of_two_events_at_once_the_one_that_came_first_was_before() -> None:
+    steps = pipeline(predictor=Echo(WindowRule(events=9, age_ms=1000)))
+    first = [event_record("u", 0, item_id="a"), event_record("u", 1, NOW_MS + 9, item_id="b")]
+    run(steps, [*first, event_record("u", 2, item_id="a")])
+    assert (steps.scores.repeat.events, steps.scores.repeat.hits) == (2, 1)
+
+
 # The law of a batch: every record ends in exactly one place
 
 LIMITS = ChunkLimits(records=12, bytes=100_000, per_user=4)
@@ -419,9 +491,64 @@ def partitions(draw: st.DrawFn) -> list[FakeRecord]:
     return [record._replace(timestamp=NOW_MS + 10**6) for record in records]
 
 
+@given(partitions(), st.slices(20), st.integers(-20, 19))
+def test_windows_are_a_sequence_of_what_the_histories_say(
+    records: list[FakeRecord], some: slice, position: int
+) -> None:
+    steps, batch = folded(records)
+    windows = steps.windows([batch])
+    expected = [histories.window(r.history, r.record.offset, RULE.window) for r in batch.requests]
+    assert list(windows) == expected
+    assert len(windows) == len(expected)
+    assert isinstance(windows[some], Windows)
+    assert list(windows[some]) == expected[some]
+    if -len(expected) <= position < len(expected):
+        assert windows[position] == expected[position]
+    else:
+        with pytest.raises(IndexError):
+            windows[position]
+
+
+@given(partitions())
+def test_a_request_knows_the_history_before_its_event(records: list[FakeRecord]) -> None:
+    _, batch = folded(records)
+    for request in batch.requests:
+        again, outcome = histories.fold(request.before, request.event, request.record.offset, RULE)
+        assert (again, outcome) == (request.history, request.outcome)
+        assert all(entry.offset < request.record.offset for entry in request.before.entries)
+
+
+item_streams = st.lists(st.tuples(st.sampled_from(["1", "11", "111", "x", None]), jumps), max_size=30)
+
+
+@given(item_streams)
+def test_the_repeat_baseline_lists_what_had_happened_by_then(stream: list[tuple[str | None, int]]) -> None:
+    """The user's items, the most recent first, without the event itself and, of a late one, without what came after it."""
+    records, time_ms = [], NOW_MS
+    for offset, (item, jump) in enumerate(stream):
+        time_ms += jump
+        records.append(event_record("u", offset, time_ms, item_id=item, behavior="search" if item is None else "view"))
+    _, batch = folded(record._replace(timestamp=NOW_MS + 10**6) for record in records)
+    for request in batch.requests:
+        by_then = [entry.item for entry in request.before.entries if entry.time_ms <= request.event.time_ms]
+        item = request.event.item_id
+        assert _repeat_rank(request) == (None if item is None else naive_rank(by_then, item, K))
+
+
+def test_the_repeat_baseline_looks_at_ten_distinct_items() -> None:
+    steps = pipeline(predictor=Echo(WindowRule(events=50)))
+    before = steps.fold(*steps.decode(event_record("u", n, item_id=f"i{n}") for n in range(11))).requests[-1].history
+    for item, rank in (("i0", None), ("i1", 10), ("i10", 1), ("other", None)):
+        event = Event("u", "view", NOW_MS, item)
+        assert _repeat_rank(Request(FakeRecord(offset=11), event, before, before, Outcome.FOLDED)) == rank
+
+
 @given(partitions())
 def test_every_record_of_a_batch_ends_in_one_place(records: list[FakeRecord]) -> None:
     _, outputs = run(pipeline(), records)
+    for message in (message for _, message in outputs.predictions if message.value is not None):
+        prediction = read(message)
+        assert len(prediction.next_items) == prediction.history_length  # `echo` lists the window's rows
     places = Counter(record.offset for record, _ in outputs.predictions)
     places.update(place_of(letter) for letter, _ in outputs.dead_letters)
     assert places == {record.offset: 1 for record in records}
