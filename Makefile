@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check lint format types clean
+.PHONY: setup demo test check lint format types benchmark benchmark-setup clean
 
 setup: .venv/ready
 
@@ -31,5 +31,17 @@ format: setup
 types: setup
 	$(BIN)/mypy
 
+benchmark: benchmark-setup
+	$(BIN)/python -m benchmarks.stream
+
+# The peers want other versions than ours of the same packages: they get an interpreter of their own.
+benchmark-setup: setup .venv-peers/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[benchmarks]'
+
+.venv-peers/ready: benchmarks/stream/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-peers build *.egg-info .mypy_cache .ruff_cache .pytest_cache

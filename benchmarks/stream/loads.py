@@ -88,7 +88,7 @@ def user_id(number: int) -> str:
 def zipf(random: np.random.Generator, count: int, ranks: int, skew: float) -> np.ndarray:
     """`count` ranks from 0, with probability proportional to (rank + 1)^-skew."""
     weights = np.cumsum(np.arange(1, ranks + 1, dtype=np.float64) ** -skew)
-    return np.searchsorted(weights, random.random(count) * weights[-1])
+    return np.asarray(np.searchsorted(weights, random.random(count) * weights[-1]))
 
 
 def frame(random: np.random.Generator, users: np.ndarray, start_ms: int = START_MS) -> pl.DataFrame:

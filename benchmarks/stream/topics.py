@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # it does not say __all__
 
 from stream_app.topics import plan
 
 TIMEOUT_S = 30.0
 FLUSH_LIMIT_S = 120.0
+EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 QUIET = {"log_level": 0}  # brokers come and go between runs
 
 
@@ -63,12 +64,11 @@ class TopicSpec:
     config: Mapping[str, str] = field(default_factory=dict)
 
 
-def specs(names: Names, **config: str) -> list[TopicSpec]:
-    """The topics of a run, as `nextmove topics` would create them; `config` on top for input and output."""
+def specs(names: Names, config: Mapping[str, str]) -> list[TopicSpec]:
+    """The topics of a run, as `nextmove topics` would create them; `config` on top but for the changelog."""
     plans = plan(names.events, names.answers, names.dead_letters, names.changelog, names.partitions)
-    common = {name.replace("_", "."): value for name, value in config.items()}
     return [
-        TopicSpec(topic.name, topic.partitions, topic.config | ({} if topic.name == names.changelog else common))
+        TopicSpec(topic.name, topic.partitions, topic.config | ({} if topic.name == names.changelog else dict(config)))
         for topic in plans
     ]
 
@@ -92,11 +92,11 @@ def delete_containing(bootstrap: str, text: str) -> None:
 def fill(bootstrap: str, names: Names, records: Iterable[tuple[bytes, bytes]]) -> None:
     """Put all records on the input topic, keyed as Kafka's own clients do, in large batches. Raises FillError."""
     count = send(bootstrap, names.events, records)
-    ends, starts = Offsets(bootstrap, [names.events], names.partitions), OffsetSpec.earliest()
-    if ends.total() != count:
-        raise FillError(f"{names.events} holds {ends.total()} of {count} events")
-    if ends.total(starts) != 0:
-        raise FillError(f"{names.events}: the broker has dropped the first {ends.total(starts)} events; play fewer")
+    offsets = Offsets(bootstrap, [names.events], names.partitions)
+    if offsets.total() != count:
+        raise FillError(f"{names.events} holds {offsets.total()} of {count} events")
+    if dropped := offsets.total(EARLIEST):
+        raise FillError(f"{names.events}: the broker has dropped the first {dropped} events; play fewer")
 
 
 def send(bootstrap: str, topic: str, records: Iterable[tuple[bytes, bytes]]) -> int:
@@ -141,9 +141,9 @@ class Offsets:
         self._admin = _admin(bootstrap)
         self._places = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
 
-    def total(self, which: OffsetSpec | None = None) -> int:
+    def total(self, which: OffsetSpec = LATEST) -> int:
         """The sum over all partitions; of the ends unless said otherwise."""
-        wanted = dict.fromkeys(self._places, which or OffsetSpec.latest())
+        wanted = dict.fromkeys(self._places, which)
         futures = self._admin.list_offsets(wanted, request_timeout=TIMEOUT_S)
         return sum(future.result(TIMEOUT_S).offset for future in futures.values())
 

@@ -78,13 +78,17 @@ class Stage:
 
 @contextmanager
 def staged(
-    path: PeerPath, broker: Broker, partitions: int, settings: Mapping[str, str] | None = None, **config: str
+    path: PeerPath,
+    broker: Broker,
+    partitions: int,
+    settings: Mapping[str, str] | None = None,
+    topic_config: Mapping[str, str] | None = None,
 ) -> Iterator[Stage]:
-    """Topics that no run has used before; `settings` are NextMove's own, `config` is of input and output topics."""
+    """Topics that no run has used before; `settings` are NextMove's own, `topic_config` is of input and output."""
     names = Names(f"{path.name.replace('_', '-')}-{uuid.uuid4().hex[:8]}", partitions)
     with (
         TemporaryDirectory(prefix="nextmove-benchmark-") as folder,
-        broker.site(specs(names, **config), names.group) as site,
+        broker.site(specs(names, topic_config or {}), names.group) as site,
     ):
         outputs = Offsets(site.bootstrap, names.outputs, partitions)
         outputs.total()  # connected: the first look takes longer than the others

@@ -29,7 +29,7 @@ class ConstantPredictor:
 
 
 def full_forecast() -> Forecast:
-    """Ten items and ten categories with their probabilities, as a model of a shop would answer."""
+    """Ten items and ten categories, and numbers as long as a model's: seven decimals, seconds with six."""
     random = Random(0)
     items = [str(random.randrange(1_000_000, 6_000_000)) for _ in range(TOP_K)]
     categories = [str(random.randrange(100_000, 5_200_000)) for _ in range(TOP_K)]
@@ -40,9 +40,9 @@ def full_forecast() -> Forecast:
             for rank, (item, probability) in enumerate(zip(items, _shares(random, TOP_K), strict=True))
         ],
         next_categories=list(zip(categories, _shares(random, TOP_K), strict=True)),
-        purchase_probability=random.random(),
+        purchase_probability=round(random.random(), 7),
         time_to_next_s=(7.123456, 61.234567, 8123.345678),
-        churn_probability=random.random(),
+        churn_probability=round(random.random(), 7),
         fallback=None,
     )
 
@@ -50,4 +50,4 @@ def full_forecast() -> Forecast:
 def _shares(random: Random, count: int) -> list[float]:
     """Probabilities that sum to 1, the largest first."""
     weights = sorted((random.random() for _ in range(count)), reverse=True)
-    return [weight / sum(weights) for weight in weights]
+    return [round(weight / sum(weights), 7) for weight in weights]

@@ -12,18 +12,19 @@ PREDICTION_ID = "nextmove-constant-00000000-events-0-12345"
 def full_message() -> tuple[bytes, list[tuple[str, bytes]]]:
     """Value and headers."""
     forecast = full_forecast()
-    items = [(item, round(p, 7), behavior) for item, p, behavior in forecast.next_items]
     value = {
         "prediction_id": PREDICTION_ID,
         "user_id": "u0012345",
         "event_id": 32 * "0",
         "as_of": 1_704_067_200_000,
-        "next_behaviors": {name: round(p, 7) for name, p in zip(BEHAVIORS, forecast.next_behaviors, strict=True)},
-        "next_items": [{"item_id": item, "probability": p, "behavior": behavior} for item, p, behavior in items],
-        "next_categories": [{"category": name, "probability": round(p, 7)} for name, p in forecast.next_categories],
-        "purchase_probability": round(forecast.purchase_probability, 7),
+        "next_behaviors": dict(zip(BEHAVIORS, forecast.next_behaviors, strict=True)),
+        "next_items": [
+            {"item_id": item, "probability": p, "behavior": behavior} for item, p, behavior in forecast.next_items
+        ],
+        "next_categories": [{"category": name, "probability": p} for name, p in forecast.next_categories],
+        "purchase_probability": forecast.purchase_probability,
         "time_to_next_s": dict(zip(("q10", "q50", "q90"), forecast.time_to_next_s, strict=True)),
-        "churn_probability": round(forecast.churn_probability, 7),
+        "churn_probability": forecast.churn_probability,
         "model_version": ConstantPredictor.version,
         "history_length": 10,
         "fallback": None,

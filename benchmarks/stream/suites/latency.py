@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
@@ -77,8 +77,8 @@ def peak_rate(plan: Plan, kafka: Kafka) -> float:
 
 def _at(plan: Plan, kafka: Kafka, rate: float) -> Latencies:
     path = path_named("nextmove_constant").with_window(plan.window)
-    stamped = {"message_timestamp_type": "LogAppendTime"}
-    with staged(path, kafka, PARTITIONS, **stamped) as stage, stage.start() as program:
+    stamped = {"message.timestamp.type": "LogAppendTime"}
+    with staged(path, kafka, PARTITIONS, topic_config=stamped) as stage, stage.start() as program:
         wait_until_ready([program])
         before = program.cpu_s(), stage.site.cpu_s()
         sent = _produce(stage, rate, WARM_UP_S + plan.sizes.latency_s)
@@ -123,7 +123,8 @@ def _place(message: Message) -> str:
 
 
 def _caused_by(message: Message) -> str:
-    return str(dict(message.headers() or [])["prediction_id"].decode())
+    headers = dict(cast(list[tuple[str, bytes]], message.headers()))
+    return headers["prediction_id"].decode()
 
 
 def _read(stage: Stage, topic: str, count: int) -> Iterator[Message]:

@@ -30,6 +30,9 @@ SAMPLES_PER_S = 250
 WARM = 0.15  # share of the answers after which profiling begins
 TOP = 25  # functions listed
 
+WAITING = r"EpollSelector\.select|_worker \(|wait \(.*threading\.py"  # innermost frames of a thread with nothing to do
+AROUND = r"stream_app/(cli|app)\.py|PredictionAgent\.run|constant_worker\.py"  # on every stack, and no stage
+
 # The first pattern that a frame's "function (file:line)" matches names its stage; of NextMove's frames the innermost
 # counts, and only where there is none are the libraries asked.
 STAGES = (
@@ -96,7 +99,7 @@ def stage_of(frames: Iterable[str]) -> str:
     for rules in (STAGES, LIBRARIES):
         for frame in inner_first:
             for stage, pattern in rules:
-                if search(pattern, frame) and not (rules is STAGES and "site-packages" in frame):
+                if search(pattern, frame) and not search(AROUND, frame):
                     return stage
     return "other"
 
@@ -118,14 +121,15 @@ def _sampled(stage: Stage, load: Load, seconds: float) -> tuple[Counter[str], fl
     if not raw.exists():
         raise RuntimeError(f"py-spy: {profiler.stderr.read() if profiler.stderr else ''}")
     events = after[0] - before[0]
-    return Counter(dict(_parse(raw))), (after[1] - before[1]) / events * 1e6, events
+    stacks = Counter({stack: n for stack, n in _parse(raw) if not search(WAITING, stack.rpartition(";")[2])})
+    return stacks, (after[1] - before[1]) / events * 1e6, events
 
 
 def _attach(pid: int, seconds: float, raw: Path) -> subprocess.Popen[str]:
     """Sample a process; without stopping it for a sample, which would cost what is to be measured."""
     arguments = ["record", "--pid", str(pid), "--duration", str(max(1, int(seconds))), "--rate", str(SAMPLES_PER_S)]
     return subprocess.Popen(
-        [str(PY_SPY), *arguments, "--format", "raw", "--output", str(raw), "--nonblocking", "--full-filenames"],
+        [str(PY_SPY), *arguments, "--format", "raw", "--output", str(raw), "--nonblocking"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
