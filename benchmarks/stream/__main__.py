@@ -56,6 +56,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with planned(options) as plan:
         about["sizes"] = vars(plan.sizes)
         result["loads"] = {load.name: load.figures() for load in plan.loads}
+        if plan.kafka is not None:
+            throughput.warm_up(plan.kafka, plan.sizes.events)
         for name in options.suites:
             if name in NEED_KAFKA and plan.kafka is None:
                 rounds.note(f"{name} is left out: it needs a real Kafka")

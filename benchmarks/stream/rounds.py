@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, TypeVar
 
+from confluent_kafka import KafkaException
 from rich.console import Console
 
 from benchmarks.stream.meter import Stalled, TooShort
@@ -14,7 +15,7 @@ from benchmarks.stream.topics import FillError
 from benchmarks.stream.trial import Trial, WrongCount
 
 Name = TypeVar("Name", bound=object)
-FAILURES = (FillError, ProgramEnded, Stalled, TimeoutError, TooShort, WrongCount)
+FAILURES = (FillError, KafkaException, ProgramEnded, Stalled, TimeoutError, TooShort, WrongCount)
 SPREAD = ("events_per_s", "cpu_us_per_event")  # also given as min and max
 MEDIANS = (*SPREAD, "broker_cpu_us_per_event", "peak_rss_mb", "first_answer_s", "seconds")
 

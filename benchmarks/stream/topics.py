@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # it does not say __all__
 
 from stream_app.topics import plan
@@ -140,6 +141,19 @@ class Offsets:
     def __init__(self, bootstrap: str, topics: Sequence[str], partitions: int) -> None:
         self._admin = _admin(bootstrap)
         self._places = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
+
+    def connect(self) -> None:
+        """A first look, which takes longer than the others; new topics have no leader for a moment."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                self.total()
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
 
     def total(self, which: OffsetSpec = LATEST) -> int:
         """The sum over all partitions; of the ends unless said otherwise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from model.forecast import Forecast
+from model.forecast import Category, Forecast, Item
 from model.window import Window, WindowRule
 
 BEHAVIORS = ("view", "add_to_cart", "favorite", "purchase")
@@ -36,10 +36,13 @@ def full_forecast() -> Forecast:
     return Forecast(
         next_behaviors=_shares(random, len(BEHAVIORS)),
         next_items=[
-            (item, probability, BEHAVIORS[rank % 2])
+            Item(item_id=item, probability=probability, behavior=BEHAVIORS[rank % 2])
             for rank, (item, probability) in enumerate(zip(items, _shares(random, TOP_K), strict=True))
         ],
-        next_categories=list(zip(categories, _shares(random, TOP_K), strict=True)),
+        next_categories=[
+            Category(category=category, probability=probability)
+            for category, probability in zip(categories, _shares(random, TOP_K), strict=True)
+        ],
         purchase_probability=round(random.random(), 7),
         time_to_next_s=(7.123456, 61.234567, 8123.345678),
         churn_probability=round(random.random(), 7),

@@ -23,7 +23,7 @@ from benchmarks.stream.paths import path_named
 from benchmarks.stream.plan import Plan
 from benchmarks.stream.programs import ROOT, Program
 from benchmarks.stream.rounds import attempted, note, rounded
-from benchmarks.stream.suites.throughput import PARTITIONS, warm_up
+from benchmarks.stream.suites.throughput import PARTITIONS
 from benchmarks.stream.topics import QUIET, Offsets
 from benchmarks.stream.trial import Stage, run, staged, wait_until_ready
 
@@ -68,7 +68,6 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
 def peak_rate(plan: Plan, kafka: Kafka) -> float:
     """Events per second of the worker when all events wait for it: a median of this very run."""
     path, load = path_named("nextmove_constant").with_window(plan.window), skewed(plan.sizes.events)
-    warm_up(kafka, load)
     trials = [
         attempted("peak", lambda: run(path, kafka, load, PARTITIONS)) for _ in range(min(plan.sizes.scale_runs, 3))
     ]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.stream.brokers import Broker, Kafka
-from benchmarks.stream.loads import Load
+from benchmarks.stream.loads import Load, skewed
 from benchmarks.stream.paths import PeerPath, path_named
 from benchmarks.stream.plan import Plan
 from benchmarks.stream.rounds import interleave, note, summary
@@ -21,17 +21,15 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
     """One row per broker, load and path."""
     rows = []
     for broker in plan.brokers:
-        if isinstance(broker, Kafka):
-            warm_up(broker, plan.loads[0])
         for load in plan.loads:
             rows += _rows(plan, broker, load)
     return with_ratios(rows)
 
 
-def warm_up(kafka: Kafka, load: Load) -> None:
-    """A run that does not count: a broker's first minute costs it several times as much, until Java has compiled it."""
+def warm_up(kafka: Kafka, events: int) -> None:
+    """Runs that do not count: in its first minute a broker needs several times as long, until Java has compiled it."""
     for _ in range(2):
-        run(path_named("plain_loop"), kafka, load, PARTITIONS)
+        run(path_named("plain_loop_full"), kafka, skewed(events), PARTITIONS)
 
 
 def with_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
