@@ -266,7 +266,6 @@ NOT_THE_FOLD = ["the history of user b'anna' is not the fold of the records"]
         ([moment(1, "ben", IDLE_MS)], False),
         ([moment(1, "ben", IDLE_MS + 1)], True),
         ([moment(1, "ben", IDLE_MS + 1), moment(2, "ben", 5)], True),
-        ([moment(0, "ben", IDLE_MS + 1, partition=1)], False),
         ([moment(1, "ben", IDLE_MS + 1, produced=IDLE_MS)], False),
         ([moment(1, "ben", IDLE_MS + 9, produced=IDLE_MS + 1)], True),
         ([moment(1, "ben", IDLE_MS + 1, behavior="teleport")], False),
@@ -283,6 +282,14 @@ def test_a_history_may_be_gone_once_the_partition_is_far_enough_ahead(others: li
         assert idle_lines([anna, *others], *states, idle_ms=None) == NO_HISTORY
     assert idle_lines([anna, *others], state("anna", 0, anna)) == []
     assert idle_lines([anna, *others], state("anna", 0, moment(0, "anna", 0, item_id="other"))) == NOT_THE_FOLD
+
+
+@pytest.mark.parametrize(("home", "elsewhere"), [(0, 1), (1, 0)])
+def test_another_partition_drops_nobody(home: int, elsewhere: int) -> None:
+    first, other = moment(0, "anna", 0, partition=home), moment(0, "ben", IDLE_MS + 1, partition=elsewhere)
+    back = moment(1, "anna", 1, partition=home)
+    assert idle_lines([first, other]) == NO_HISTORY
+    assert idle_lines([first, other, back], state("anna", 0, back, partition=home)) == NOT_THE_FOLD
 
 
 def test_a_dropped_history_is_a_violation_only_where_nobody_may_be_dropped() -> None:

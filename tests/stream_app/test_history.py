@@ -248,10 +248,14 @@ wide_rules = st.builds(rule, events=st.integers(1, 5), age=st.integers(60, 200),
 
 
 @settings(max_examples=250)
-@given(streams() | streams(moves=steady), st.lists(rules | wide_rules, min_size=1, max_size=3))
-def test_both_roads_lead_to_the_same_place(records: list[tuple[int, Event]], in_turn: list[HistoryRule]) -> None:
+@given(
+    streams() | streams(moves=steady), st.lists(rules | wide_rules, min_size=1, max_size=3), st.sampled_from([-1, 3])
+)
+def test_both_roads_lead_to_the_same_place(
+    records: list[tuple[int, Event]], in_turn: list[HistoryRule], last_offset: int
+) -> None:
     """Also where the rule changes on the way, so that the ring is longer or older than it allows."""
-    history = History(0)
+    history = History(0, last_offset)
     for number, (offset, event_) in enumerate(records):
         rule = in_turn[number * len(in_turn) // len(records)]
         after, outcome = histories.fold(history, event_, offset, rule)

@@ -119,10 +119,10 @@ def popular_after(items: Iterable[str], half_life: int = 1000) -> PopularItems:
     return popular
 
 
-@given(
-    st.integers(1, 40),
-    st.lists(st.integers(0, 30).flatmap(lambda most: st.integers(0, most)), max_size=150),
-)
+some_items = st.integers(0, 30).flatmap(lambda most: st.integers(0, most))
+
+
+@given(st.integers(1, 60), st.lists(some_items, max_size=20) | st.lists(some_items, min_size=60, max_size=150))
 def test_popular_items_are_the_first_of_a_plain_count(half_life: int, items: list[int]) -> None:
     """At every moment: nothing is approximate but which of equal ones stand at the K-th place."""
     popular, counts = PopularItems(half_life), Counter[int]()
@@ -151,6 +151,12 @@ def test_the_last_of_the_first_ten_gives_way_to_one_seen_more_often() -> None:
     popular = popular_after([*items, "new", "new", "new"])
     assert popular.rank("new") == 1
     assert [popular.rank(f"i{n}") for n in range(10)].count(1 + 1) == 9
+
+
+def test_after_a_halving_there_is_room_for_what_is_new() -> None:
+    popular = popular_after([f"i{n}" for n in range(10)] + ["i0"], half_life=12)
+    popular.count("new")  # counts are halved before it, and all but i0 forgotten
+    assert [popular.rank(item) for item in ("i0", "i1", "new")] == [1, None, 1]
 
 
 def test_popularity_follows_the_day() -> None:
