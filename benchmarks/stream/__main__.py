@@ -63,12 +63,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 rounds.note(f"{name} is left out: it needs a real Kafka")
                 continue
             rounds.note(f"== {name}")
-            section = SUITES[name](plan)
-            sections = section if isinstance(section, dict) else {name: section}
+            sections = measured(name, plan)
             result |= sections
             result["taken"] |= dict.fromkeys(sections, about)
     result["failures"] = rounds.failures
     return result
+
+
+def measured(name: str, plan: Plan) -> dict[str, Any]:
+    """The sections of a suite; none if it failed as a whole."""
+    try:
+        section = SUITES[name](plan)
+    except rounds.FAILURES as failure:
+        rounds.failed(name, failure)
+        return {}
+    return section if isinstance(section, dict) else {name: section}
 
 
 @contextmanager

@@ -9,19 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.stream.failures import Stalled, TooShort
 from benchmarks.stream.programs import Program, cpu_s
 
 POLL_S = 0.02
 WARM_UP = 0.1  # share of the answers
 STALL_LIMIT_S = 90.0
-
-
-class TooShort(Exception):
-    """All was answered before the first look."""
-
-
-class Stalled(Exception):
-    """No answer for too long while some are missing."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ def watch(
         for program in programs:
             program.check()
         if sample.at_s - moved_s > STALL_LIMIT_S:
-            raise Stalled(f"{sample.answered} of {events} answers; its log ends:\n{programs[0].log()[-3000:]}")
+            raise Stalled(f"{sample.answered} of {events} answers, then none\n{programs[0].log_end()}")
         time.sleep(poll_s)
 
 

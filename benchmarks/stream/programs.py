@@ -12,12 +12,10 @@ from types import TracebackType
 from typing import Self
 from urllib.request import urlopen
 
+from benchmarks.stream.failures import ProgramEnded
+
 ROOT = Path(__file__).parents[2]
 STOP_LIMIT_S = 15.0
-
-
-class ProgramEnded(Exception):
-    """A program ended though nobody told it to; the message has the end of its log."""
 
 
 class Program:
@@ -44,7 +42,7 @@ class Program:
     def check(self) -> None:
         """Raises ProgramEnded."""
         if self._process.poll() is not None:
-            raise ProgramEnded(f"exit code {self._process.returncode}; its log ends:\n{self.log()[-3000:]}")
+            raise ProgramEnded(f"exit code {self._process.returncode}\n{self.log_end()}")
 
     def ready(self) -> bool:
         """What a worker's /readyz says."""
@@ -54,9 +52,9 @@ class Program:
         except OSError:  # an HTTPError too is one
             return False
 
-    def log(self) -> str:
-        """All that it has written."""
-        return self._log_path.read_text(errors="replace")
+    def log_end(self) -> str:
+        """The last that it has written."""
+        return self._log_path.read_text(errors="replace")[-3000:]
 
     def stop(self) -> None:
         """End it, kindly at first."""

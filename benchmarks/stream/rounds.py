@@ -9,13 +9,11 @@ from typing import Any, TypeVar
 from confluent_kafka import KafkaException
 from rich.console import Console
 
-from benchmarks.stream.meter import Stalled, TooShort
-from benchmarks.stream.programs import ProgramEnded
-from benchmarks.stream.topics import FillError
-from benchmarks.stream.trial import Trial, WrongCount
+from benchmarks.stream.failures import RunFailed
+from benchmarks.stream.trial import Trial
 
 Name = TypeVar("Name", bound=object)
-FAILURES = (FillError, KafkaException, ProgramEnded, Stalled, TimeoutError, TooShort, WrongCount)
+FAILURES = (RunFailed, KafkaException)
 SPREAD = ("events_per_s", "cpu_us_per_event")  # also given as min and max
 MEDIANS = (*SPREAD, "broker_cpu_us_per_event", "peak_rss_mb", "first_answer_s", "seconds")
 
@@ -48,9 +46,14 @@ def attempted(name: str, attempt: Callable[[], Trial]) -> Trial | None:
     try:
         return attempt()
     except FAILURES as failure:
-        failures.append(f"{name}: {type(failure).__name__}: {str(failure).splitlines()[0]}")
-        note(f"  {name} FAILED: {failure}")
+        failed(name, failure)
         return None
+
+
+def failed(name: str, failure: BaseException) -> None:
+    """Remember what went wrong."""
+    failures.append(f"{name}: {type(failure).__name__}: {str(failure).splitlines()[0]}")
+    note(f"  {name} FAILED: {failure}")
 
 
 def summary(trials: Sequence[Trial]) -> dict[str, Any]:

@@ -11,16 +11,13 @@ from typing import Any
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # it does not say __all__
 
+from benchmarks.stream.failures import WrongCount
 from stream_app.topics import plan
 
 TIMEOUT_S = 30.0
 FLUSH_LIMIT_S = 120.0
 EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 QUIET = {"log_level": 0}  # brokers come and go between runs
-
-
-class FillError(Exception):
-    """The events are not on the topic as they should be."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +88,13 @@ def delete_containing(bootstrap: str, text: str) -> None:
 
 
 def fill(bootstrap: str, names: Names, records: Iterable[tuple[bytes, bytes]]) -> None:
-    """Put all records on the input topic, keyed as Kafka's own clients do, in large batches. Raises FillError."""
+    """Put all records on the input topic, keyed as Kafka's own clients do, in large batches. Raises WrongCount."""
     count = send(bootstrap, names.events, records)
     offsets = Offsets(bootstrap, [names.events], names.partitions)
     if offsets.total() != count:
-        raise FillError(f"{names.events} holds {offsets.total()} of {count} events")
+        raise WrongCount(f"{names.events} holds {offsets.total()} of {count} events")
     if dropped := offsets.total(EARLIEST):
-        raise FillError(f"{names.events}: the broker has dropped the first {dropped} events; play fewer")
+        raise WrongCount(f"{names.events}: the broker has dropped the first {dropped} events; play fewer")
 
 
 def send(bootstrap: str, topic: str, records: Iterable[tuple[bytes, bytes]]) -> int:
@@ -108,7 +105,7 @@ def send(bootstrap: str, topic: str, records: Iterable[tuple[bytes, bytes]]) -> 
 
 @contextmanager
 def delivering(bootstrap: str, linger_ms: int = 100) -> Iterator[Callable[..., int]]:
-    """`Producer.produce` that waits where the queue is full and returns 1; at the end all is delivered, or FillError."""
+    """`Producer.produce` that waits where the queue is full and returns 1; at the end all is delivered, or WrongCount."""
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
@@ -132,7 +129,7 @@ def delivering(bootstrap: str, linger_ms: int = 100) -> Iterator[Callable[..., i
 
     yield produce
     if producer.flush(FLUSH_LIMIT_S) != 0:
-        raise FillError("not all records were delivered")
+        raise WrongCount("not all records were delivered")
 
 
 class Offsets:

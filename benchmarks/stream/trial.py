@@ -11,15 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.stream.brokers import Broker, Site
+from benchmarks.stream.failures import Stalled, WrongCount
 from benchmarks.stream.loads import Load
 from benchmarks.stream.meter import Figures, Sample, figures, watch
 from benchmarks.stream.paths import PeerPath
 from benchmarks.stream.programs import Program, rss_mb
 from benchmarks.stream.topics import Names, Offsets, fill, specs
-
-
-class WrongCount(Exception):
-    """More answers than events, or dead letters where there should be none."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +103,11 @@ def run(
 
 
 def wait_until_ready(programs: Sequence[Program], limit_s: float = 1200.0) -> None:
-    """Until each worker has its partitions and their histories. Raises ProgramEnded or TimeoutError."""
+    """Until each worker has its partitions and their histories. Raises ProgramEnded or Stalled."""
     deadline = time.monotonic() + limit_s
     while not all(program.ready() for program in programs):
         for program in programs:
             program.check()
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not ready after {limit_s:.0f} s; its log ends:\n{programs[0].log()[-2000:]}")
+            raise Stalled(f"not ready after {limit_s:.0f} s\n{programs[0].log_end()}")
         time.sleep(0.05)

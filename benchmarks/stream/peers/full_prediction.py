@@ -18,10 +18,8 @@ def full_message() -> tuple[bytes, list[tuple[str, bytes]]]:
         "event_id": 32 * "0",
         "as_of": 1_704_067_200_000,
         "next_behaviors": dict(zip(BEHAVIORS, forecast.next_behaviors, strict=True)),
-        "next_items": [
-            {"item_id": item, "probability": p, "behavior": behavior} for item, p, behavior in forecast.next_items
-        ],
-        "next_categories": [{"category": name, "probability": p} for name, p in forecast.next_categories],
+        "next_items": forecast.next_items,
+        "next_categories": forecast.next_categories,
         "purchase_probability": forecast.purchase_probability,
         "time_to_next_s": dict(zip(("q10", "q50", "q90"), forecast.time_to_next_s, strict=True)),
         "churn_probability": forecast.churn_probability,

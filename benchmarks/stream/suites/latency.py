@@ -18,6 +18,7 @@ import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
 from benchmarks.stream.brokers import Kafka
+from benchmarks.stream.failures import Stalled, WrongCount
 from benchmarks.stream.loads import skewed
 from benchmarks.stream.paths import path_named
 from benchmarks.stream.plan import Plan
@@ -99,9 +100,7 @@ def _wait_for(stage: Stage, program: Program, events: int) -> None:
     while stage.outputs.total() < events:
         program.check()
         if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"{stage.outputs.total()} of {events} answers {SETTLE_LIMIT_S:.0f} s after the last event"
-            )
+            raise Stalled(f"{stage.outputs.total()} of {events} answers {SETTLE_LIMIT_S:.0f} s after the last event")
         time.sleep(0.1)
 
 
@@ -111,7 +110,7 @@ def _match(stage: Stage, events: int, worker_cpu_us: float, broker_cpu_us: float
     first_ms, last_ms = min(came.values()), max(came.values())
     answered = {_caused_by(message): message.timestamp()[1] for message in _read(stage, stage.names.answers, events)}
     if answered.keys() != came.keys():
-        raise AssertionError(f"{len(came.keys() - answered.keys())} events have no answer")
+        raise WrongCount(f"{len(came.keys() - answered.keys())} events have no answer")
     counted = {place: at_ms for place, at_ms in came.items() if at_ms >= first_ms + WARM_UP_S * 1000}
     ms = np.array([answered[place] - at_ms for place, at_ms in counted.items()], dtype=float)
     return Latencies(len(counted) / (last_ms / 1000 - first_ms / 1000 - WARM_UP_S), ms, worker_cpu_us, broker_cpu_us)
@@ -130,7 +129,7 @@ def _read(stage: Stage, topic: str, count: int) -> Iterator[Message]:
     """All records of a topic that holds so many."""
     held = Offsets(stage.site.bootstrap, [topic], stage.names.partitions).total()
     if held != count:
-        raise AssertionError(f"{topic} holds {held} records, not {count}")
+        raise WrongCount(f"{topic} holds {held} records, not {count}")
     consumer = Consumer({"bootstrap.servers": stage.site.bootstrap, "group.id": f"{topic}-reader", **QUIET})
     try:
         partitions = range(stage.names.partitions)

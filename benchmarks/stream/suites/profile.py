@@ -16,6 +16,7 @@ from re import search
 from typing import Any
 
 from benchmarks.stream.brokers import Broker
+from benchmarks.stream.failures import RunFailed
 from benchmarks.stream.loads import Load, skewed
 from benchmarks.stream.meter import watch
 from benchmarks.stream.paths import path_named
@@ -31,33 +32,28 @@ WARM = 0.15  # share of the answers after which profiling begins
 TOP = 25  # functions listed
 
 WAITING = r"EpollSelector\.select|_worker \(|wait \(.*threading\.py"  # innermost frames of a thread with nothing to do
-AROUND = r"stream_app/(cli|app)\.py|PredictionAgent\.run|constant_worker\.py"  # on every stack, and no stage
 
-# The first pattern that a frame's "function (file:line)" matches names its stage; of NextMove's frames the innermost
-# counts, and only where there is none are the libraries asked.
-STAGES = (
-    ("decode", r"stream_app/(events|behaviors)\.py|Pipeline\.decode"),
-    ("encode history", r"encode \(stream_app/history\.py|decode \(stream_app/history\.py"),
-    ("fold", r"stream_app/history\.py|Pipeline\._?fold|HistoryCache|Pipeline\._erase"),
-    ("infer", r"constant_predictor\.py|Pipeline\.infer|_isolate|_finite"),
-    ("score", r"stream_app/scoring\.py|Pipeline\.score|_items_before"),
-    (
-        "encode prediction",
-        r"stream_app/predictions\.py|Pipeline\.(conclude|_prediction)|_rounded|stream_app/pipeline\.py",
-    ),
-    ("table apply", r"HistoryTable\.(apply|read)|Change\.of|_as_it_is"),
-    ("produce changelog", r"stream_app/tables\.py"),
-    ("commit", r"_commit|aiokafka_fixes"),
+# A frame is "function (file:line)". Of each group the innermost frame that a pattern finds names the stage; the later
+# groups are only asked about stacks that the ones before know nothing of.
+STEPS = (
+    ("decode", r"Pipeline\.decode|stream_app/events\.py"),
+    ("histories to bytes and back", r"(encode|decode) \(stream_app/history\.py"),
+    ("fold", r"Pipeline\.fold|HistoryCache\."),
+    ("infer", r"Pipeline\.(infer|windows)|constant_predictor\.py"),
+    ("score", r"Pipeline\.score|stream_app/scoring\.py"),
+    ("encode predictions", r"Pipeline\.conclude|stream_app/predictions\.py"),
+    ("table", r"HistoryTable\."),
+    ("produce", r"stream_app/producing\.py|PredictionAgent\._deliver"),
+    ("commit", r"PredictionAgent\._commit|aiokafka_fixes\.py"),
     ("chunking", r"stream_app/intake\.py"),
     ("metrics", r"stream_app/(metrics|observations|worker|web)\.py"),
-    ("produce predictions", r"_deliver|_send|_accepted"),
-    ("agent", r"stream_app/"),
 )
 LIBRARIES = (
-    ("producer: batches and requests", r"aiokafka/producer/"),
-    ("consumer: fetch and parse", r"aiokafka/(consumer|record)/"),
-    ("connections", r"aiokafka/"),
-    ("Faust", r"faust/|mode/"),
+    ("aiokafka: producer", r"aiokafka/producer/"),
+    ("aiokafka: consumer", r"aiokafka/(consumer|record)/"),
+    ("aiokafka: connections", r"aiokafka/"),
+    ("Faust", r"\((faust|mode)/"),
+    ("agent", r"PredictionAgent\.(?!run)"),
     ("event loop", r"asyncio/|selectors\.py|concurrent/"),
 )
 
@@ -96,10 +92,10 @@ def _profile(plan: Plan, broker: Broker) -> dict[str, Any]:
 def stage_of(frames: Iterable[str]) -> str:
     """The stage of a stack, outermost frame first."""
     inner_first = list(frames)[::-1]
-    for rules in (STAGES, LIBRARIES):
+    for rules in (STEPS, LIBRARIES):
         for frame in inner_first:
             for stage, pattern in rules:
-                if search(pattern, frame) and not search(AROUND, frame):
+                if search(pattern, frame):
                     return stage
     return "other"
 
@@ -119,7 +115,7 @@ def _sampled(stage: Stage, load: Load, seconds: float) -> tuple[Counter[str], fl
         stage.play([program], total)
         profiler.wait(30)
     if not raw.exists():
-        raise RuntimeError(f"py-spy: {profiler.stderr.read() if profiler.stderr else ''}")
+        raise RunFailed(f"py-spy: {profiler.stderr.read() if profiler.stderr else ''}")
     events = after[0] - before[0]
     stacks = Counter({stack: n for stack, n in _parse(raw) if not search(WAITING, stack.rpartition(";")[2])})
     return stacks, (after[1] - before[1]) / events * 1e6, events

@@ -8,8 +8,8 @@ without any users.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +27,7 @@ from model.window import WindowRule
 
 WINDOW, MARGIN = 16, 16  # events; a million rings of 32 fit into the memory of a small machine
 MEMORY = {"store": "memory://", "chunk_records_per_user": str(MARGIN)}
+NOISE_S, NOISE_MB = 1.0, 20.0  # by which starts of the same worker differ
 ROCKSDB = {**MEMORY, "store": "rocksdb://"}
 
 
@@ -52,7 +53,7 @@ class Life:
 
 def measure(plan: Plan) -> dict[str, list[dict[str, Any]]]:
     """Two sections: cost per event by users, and recovery of the most users by store."""
-    base = {store: _empty(plan, settings) for store, settings in (("memory", MEMORY), ("rocksdb", ROCKSDB))}
+    base = {"memory": _empty(plan, MEMORY), "rocksdb": _empty(plan, ROCKSDB)}
     scale, recovery = [], []
     most = max(plan.sizes.users)
     lives: dict[int, list[Life]] = {users: [] for users in plan.sizes.users}
@@ -75,13 +76,18 @@ def measure(plan: Plan) -> dict[str, list[dict[str, Any]]]:
 
 
 def _empty(plan: Plan, settings: Mapping[str, str]) -> Start:
-    """A worker without any users."""
+    """A worker without any users; medians of a few, since a start takes some seconds, one more or less."""
     assert plan.kafka is not None
-    with (
-        staged(path_named("nextmove_constant").with_window(WINDOW), plan.kafka, PARTITIONS, settings) as stage,
-        stage.start() as program,
-    ):
-        return _ready(program)
+    path, starts = path_named("nextmove_constant").with_window(WINDOW), []
+    for _ in range(plan.sizes.scale_runs):
+        with staged(path, plan.kafka, PARTITIONS, settings) as stage, stage.start() as program:
+            starts.append(_ready(program))
+    return middle(starts)
+
+
+def middle(starts: Sequence[Start]) -> Start:
+    """The medians."""
+    return Start(*(median(values) for values in zip(*map(astuple, starts), strict=True)))
 
 
 def _life(plan: Plan, users: int, settings: Mapping[str, str]) -> list[Life]:
@@ -127,27 +133,28 @@ def _disk_mb(folder: Path) -> float:
     return rounded(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6)
 
 
-def _scale_row(users: int, lives: list[Life], base: Start, store: str = "memory") -> dict[str, Any]:
+def _scale_row(users: int, lives: Sequence[Life], base: Start, store: str = "memory") -> dict[str, Any]:
     grown_mb = median(life.start.rss_mb for life in lives) - base.rss_mb
     return {
         "users": users,
         "store": store,
         **summary([life.trial for life in lives]),
         "changelog_bytes_per_user": rounded(lives[0].changelog_bytes_per_user),
-        "memory_bytes_per_user": rounded(grown_mb * 1e6 / users),
+        "memory_bytes_per_user": rounded(grown_mb * 1e6 / users) if grown_mb > NOISE_MB else None,
     }
 
 
-def _recovery_row(store: str, users: int, starts: list[Start], base: Start) -> dict[str, Any]:
-    ready_s = median(start.ready_s for start in starts)
-    seconds = max(ready_s - base.ready_s, 1e-3)
+def _recovery_row(store: str, users: int, starts: Sequence[Start], base: Start) -> dict[str, Any]:
+    """What the histories took; no rates from a difference that is no longer than starts differ anyway."""
+    start = middle(starts)
+    seconds, cpu_s = start.ready_s - base.ready_s, start.cpu_s - base.cpu_s
     return {
         "store": store,
         "users": users,
         "runs": len(starts),
-        "ready_s": rounded(ready_s),
-        "recovery_s": rounded(seconds),
-        "users_per_s": rounded(users / seconds),
-        "cpu_us_per_user": rounded((median(start.cpu_s for start in starts) - base.cpu_s) * 1e6 / users),
-        "rss_mb": rounded(median(start.rss_mb for start in starts)),
+        "ready_s": rounded(start.ready_s),
+        "recovery_s": rounded(max(seconds, 0.0)),
+        "users_per_s": rounded(users / seconds) if seconds > NOISE_S else None,
+        "cpu_us_per_user": rounded(cpu_s * 1e6 / users) if cpu_s > NOISE_S else None,
+        "rss_mb": rounded(start.rss_mb),
     }

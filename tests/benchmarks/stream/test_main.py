@@ -1,0 +1,51 @@
+"""The whole harness with a tiny load: that it works, not how fast anything is."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+EVENTS = 5_000
+PATHS = ["nextmove_constant", "stock_faust", "plain_loop"]
+FIGURES = {
+    "events_per_s",
+    "events_per_s_min",
+    "events_per_s_max",
+    "cpu_us_per_event",
+    "cpu_us_per_event_min",
+    "cpu_us_per_event_max",
+    "broker_cpu_us_per_event",
+    "peak_rss_mb",
+    "ratio_to_stock_faust",
+    "ratio_to_plain_loop",
+}
+
+
+def test_every_event_is_answered_and_figures_are_told(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.stream", "--quick", "--suites=throughput", "--broker=embedded"),
+            *("--loads=skewed", f"--events={EVENTS}", f"--paths={','.join(PATHS)}"),
+            *(f"--json={figures}", f"--report={tmp_path}"),
+        ],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(figures.read_text())
+    assert result["failures"] == []
+    assert result["loads"]["skewed"]["events"] == EVENTS
+    about = result["taken"]["throughput"]
+    assert about["machine"]["cores"] >= 1
+    assert about["versions"]["aiokafka"]
+    rows = {row["path"]: row for row in result["throughput"]}
+    assert list(rows) == PATHS
+    for row in rows.values():
+        assert (row["broker"], row["load"], row["runs"], row["events"]) == ("embedded", "skewed", 1, EVENTS)
+        assert all(row[name] > 0 for name in FIGURES)
+    assert rows["stock_faust"]["ratio_to_stock_faust"] == rows["plain_loop"]["ratio_to_plain_loop"] == 1
+    report = (tmp_path / "README.md").read_text()
+    assert all(f"| `{path}` |" in report for path in PATHS)
