@@ -17,7 +17,7 @@ from torch import Tensor
 from model import artifact
 from model.artifact import Artifact, ArtifactError
 from model.features import Batch, Columns, encode, pad
-from model.forecast import Forecast, difference
+from model.forecast import Category, Forecast, Item, difference
 from model.network import Heads, Mixture, NextMoveModel
 from model.topk import top_k
 from model.vocabulary import Catalogue, Vocabulary
@@ -126,10 +126,10 @@ class Engine:
             Forecast(
                 next_behaviors=mix,
                 next_items=[
-                    (name, probability, self.behaviors[behavior])
+                    Item(item_id=name, probability=probability, behavior=self.behaviors[behavior])
                     for (name, probability), behavior in zip(some_items, some_behaviors, strict=False)
                 ],
-                next_categories=some_categories,
+                next_categories=[Category(category=name, probability=p) for name, p in some_categories],
                 purchase_probability=goal,
                 time_to_next_s=(seconds[0], seconds[1], seconds[2]),
                 churn_probability=churn,

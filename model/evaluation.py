@@ -94,8 +94,8 @@ def evaluate(
     exam = set_exam(engine, sequences(frame), split)
     forecasts = dict(zip(exam.asked.tolist(), _answers(engine, exam, max(k), progress), strict=True))
     scores: dict[str, dict[str, float]] = {"model": {}, **{name: {} for name in RANKED}, "majority": {}}
-    items = {at: [name for name, _, _ in forecast.next_items] for at, forecast in forecasts.items()}
-    categories = {at: [name for name, _ in forecast.next_categories] for at, forecast in forecasts.items()}
+    items = {at: [item["item_id"] for item in forecast.next_items] for at, forecast in forecasts.items()}
+    categories = {at: [one["category"] for one in forecast.next_categories] for at, forecast in forecasts.items()}
     _score_ranking(scores, exam, "item", exam.data.items, items, k)
     _score_ranking(scores, exam, "category", exam.data.categories, categories, k)
     _score_behavior(scores, exam, forecasts)

@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
+
+
+class Item(TypedDict):
+    """An item that may come next; a dictionary, since it goes out as JSON just as it is."""
+
+    item_id: str
+    probability: float
+    behavior: str | None  # what the user will most likely do with it
+
+
+class Category(TypedDict):
+    """A category that may come next."""
+
+    category: str
+    probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,8 +26,8 @@ class Forecast:
     """One answer; probabilities are of the user's next event unless said otherwise."""
 
     next_behaviors: list[float]  # aligned with the engine's behaviours, sums to 1
-    next_items: list[tuple[str, float, str | None]]  # best first: item, probability, most likely behaviour with it
-    next_categories: list[tuple[str, float]]  # best first; empty where the training log had none
+    next_items: list[Item]  # best first
+    next_categories: list[Category]  # best first; empty where the training log had none
     purchase_probability: float  # of the goal behaviour within the goal horizon
     time_to_next_s: tuple[float, float, float]  # quantiles 0.1, 0.5, 0.9, seconds
     churn_probability: float  # no event within the churn horizon
@@ -23,8 +39,10 @@ def difference(one: Forecast, other: Forecast) -> float:
     gaps = [abs(a - b) for a, b in zip(one.next_behaviors, other.next_behaviors, strict=True)]
     gaps.append(abs(one.purchase_probability - other.purchase_probability))
     gaps.append(abs(one.churn_probability - other.churn_probability))
-    gaps.append(_listed([item[:2] for item in one.next_items], [item[:2] for item in other.next_items]))
-    gaps.append(_listed(one.next_categories, other.next_categories))
+    gaps.append(_listed(*([(i["item_id"], i["probability"]) for i in answer.next_items] for answer in (one, other))))
+    gaps.append(
+        _listed(*([(c["category"], c["probability"]) for c in answer.next_categories] for answer in (one, other)))
+    )
     gaps.extend(_log_gap(a, b) for a, b in zip(one.time_to_next_s, other.time_to_next_s, strict=True))
     return max(gaps)
 

@@ -8,15 +8,16 @@
 6. Emit      predictions, changelog and dead letters are produced; each delivery is awaited
 7. Ack       only then is the chunk acknowledged, and its offset committed
 
-While chunks are in steps 4 to 7, the next are taken through 1 to 3 and wait; then all that wait go on together, one of
-each partition. A step that fails ends the worker, and the chunks come again; the fold is idempotent, and a prediction's id
-is its record's place.
+Three tasks share the steps, so that each overlaps with the others: 1 to 3, then 4 and 5 with the encoding of what they
+give, then 6 and 7. All that waits for the device goes there together, one chunk of each partition. Queues between them
+are short: a slow device or a slow broker stops the intake. A step that fails ends the worker, and the chunks come again;
+the fold is idempotent, and a prediction's id is its record's place.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -24,10 +25,7 @@ from time import monotonic
 from typing import NamedTuple, cast
 
 import faust
-from aiokafka.errors import MessageSizeTooLargeError
-from faust.exceptions import ProducerSendError
 from faust.types import TP, EventT, StreamT
-from faust.types.tuples import RecordMetadata
 
 from stream_app.dead_letters import dead_letter, without_value
 from stream_app.events import Reason, Record, Rejected
@@ -35,14 +33,20 @@ from stream_app.intake import Chunk, ChunkOrder
 from stream_app.observations import BatchReport, Observer
 from stream_app.pipeline import Batch, Outputs, Pipeline
 from stream_app.predictions import Forecast, Message
+from stream_app.producing import Deliveries
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
 
 COMMIT_ATTEMPTS = 20
+MOVING_S = 0.1  # how often somebody who waits for the device looks whether partitions move
 
 
 class CommitFailed(Exception):
     """The offset of a delivered chunk could not be committed, though the partition is still ours."""
+
+
+class Refused(Exception):
+    """The broker refuses a record that there is no way to do without."""
 
 
 class Prepared(NamedTuple):
@@ -52,12 +56,20 @@ class Prepared(NamedTuple):
     records: list[Record]
     batch: Batch
     report: BatchReport
+    assignment: int  # which one it was folded under
 
     @property
     def tp(self) -> TP:
         """The partition that all its records are of."""
         tp: TP = self.event.message.tp
         return tp
+
+
+class Answered(NamedTuple):
+    """Chunks of different partitions that were on the device together, and what is to leave because of them."""
+
+    chunks: list[Prepared]
+    outputs: list[Outputs]
 
 
 class PredictionAgent:
@@ -71,26 +83,36 @@ class PredictionAgent:
         self._pipeline = pipeline
         self._table = table
         self._observe = observe
-        self.order = ChunkOrder()
+        self._order = ChunkOrder()
+        self._assignment = 0  # counts how often partitions moved
+        self._deliveries = Deliveries(settings)
         self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
-        self._started: float | None = None  # monotonic seconds; when the chunk in work was taken up
+        self._in_work: list[float] = []  # monotonic seconds; when the chunks in steps 4 to 7 were taken up
 
     @property
     def working_s(self) -> float:
-        """For how long the chunk in work has been so, in seconds; 0 when idle."""
-        return 0.0 if self._started is None else monotonic() - self._started
+        """For how long the chunks in work have been so, in seconds; 0 when idle."""
+        return monotonic() - self._in_work[0] if self._in_work else 0.0
+
+    def forget_partitions(self) -> None:
+        """Partitions have moved: nothing that was folded before may leave any more."""
+        self._order.forget()
+        self._assignment += 1
 
     async def run(self, stream: StreamT[list[Record]]) -> None:
         """Work on the chunks of `stream` until it ends; the first failure of any step ends it."""
         prepared: asyncio.Queue[Prepared] = asyncio.Queue(self._settings.chunks_prepared)
+        answered: asyncio.Queue[Answered] = asyncio.Queue(1)
         events: AsyncIterable[EventT[list[Record]]] = stream.noack().events()  # type: ignore[attr-defined]  # Stream's
-        async with asyncio.TaskGroup() as tasks:
-            work = tasks.create_task(self._work_on(prepared))
+        async with self._deliveries, asyncio.TaskGroup() as tasks:
+            answering = tasks.create_task(self._answer_all(prepared, answered))
+            delivering = tasks.create_task(self._deliver_all(answered))
             async for event in events:  # 1. Intake
                 records = cast(Chunk, event.value)
-                self.order.take(event.message.tp, records)
+                self._order.take(event.message.tp, records)
                 await prepared.put(self._prepare(event, records))
-            work.cancel()
+            answering.cancel()
+            delivering.cancel()
 
     def _prepare(self, event: EventT[list[Record]], records: list[Record]) -> Prepared:
         report = BatchReport(event.message.partition, records=len(records))
@@ -98,40 +120,70 @@ class PredictionAgent:
             events, batch = self._pipeline.decode(records)
         with report.stage("fold"):  # 3. Fold
             self._pipeline.fold(events, batch)
-        return Prepared(event, records, batch, report)
+        return Prepared(event, records, batch, report, self._assignment)
 
-    async def _work_on(self, prepared: asyncio.Queue[Prepared]) -> None:
-        """Finish what is prepared, in order: all that waits goes together, but only one chunk of each partition."""
-        held: Prepared | None = None
+    async def _answer_all(self, prepared: asyncio.Queue[Prepared], answered: asyncio.Queue[Answered]) -> None:
+        """Answer what is prepared, in order: all that waits goes together, but only one chunk of each partition."""
+        held: list[Prepared] = []  # at most one, of a partition that has a chunk on the device
         while True:
-            together = [held or await prepared.get()]
-            held = None
-            while held is None and not prepared.empty():
+            together = [held.pop() if held else await prepared.get()]
+            while not held and not prepared.empty():
                 chunk = prepared.get_nowait()
-                if chunk.tp in [other.tp for other in together]:
-                    held = chunk
-                else:
-                    together.append(chunk)
-            if self._app.flow_control.is_active():
-                await self._finish(together)
-            else:
-                self._drop(together)
+                (held if chunk.tp in [other.tp for other in together] else together).append(chunk)
+            if self._may_go_on(together):
+                self._in_work.append(monotonic())
+                outputs = await self._answer(together, lambda: [*held, *_all_of(prepared)])
+                await answered.put(Answered(together, outputs))
+
+    async def _answer(self, together: list[Prepared], waiting: Callable[[], list[Prepared]]) -> list[Outputs]:
+        """Steps 4 and 5; their time is counted once, in the first chunk's report."""
+        report = together[0].report
+        with report.stage("infer"):  # 4. Infer
+            windows = self._pipeline.windows(chunk.batch for chunk in together)
+            answer = asyncio.get_running_loop().run_in_executor(self._device, self._pipeline.infer, windows)
+            while not answer.done():
+                await asyncio.wait({answer}, timeout=MOVING_S)
+                if self._moving:  # a rebalance does not wait for the device
+                    self._drop([*together, *waiting()])
+            forecasts = iter(answer.result())
+        with report.stage("score"):  # 5. Score
+            if not self._may_go_on(together):
+                return []
+            return [self._conclude(chunk.batch, forecasts) for chunk in together]
+
+    def _conclude(self, batch: Batch, forecasts: Iterator[Forecast | Rejected]) -> Outputs:
+        """The outputs of a chunk, whose forecasts come next."""
+        own = list(islice(forecasts, len(batch.requests)))
+        self._pipeline.score(batch, own)
+        return self._pipeline.conclude(batch, own)
+
+    async def _deliver_all(self, answered: asyncio.Queue[Answered]) -> None:
+        """Deliver what is answered, in order; the next begins when the last is committed."""
+        while True:
+            together, outputs = await answered.get()
+            if outputs and self._may_go_on(together):
+                await self._finish(together, outputs)
+            self._in_work.pop(0)
+
+    @property
+    def _moving(self) -> bool:
+        """Partitions are moving, or the worker ends: nothing may begin that is not durable yet."""
+        return not self._app.flow_control.is_active()
+
+    def _may_go_on(self, chunks: list[Prepared]) -> bool:
+        """Whether these chunks are still ours to finish; if not, they are dropped."""
+        if self._moving:
+            self._drop(chunks)
+        return not self._moving and all(chunk.assignment == self._assignment for chunk in chunks)
 
     def _drop(self, chunks: list[Prepared]) -> None:
-        """Partitions are moving, or the worker ends: what has not begun is for whoever reads these records next."""
+        """What has not begun to leave is for whoever reads these records next."""
         for chunk in chunks:
             self._app.consumer.unacked.discard(chunk.event.message)
 
-    async def _finish(self, together: list[Prepared]) -> None:
-        """Steps 4 to 7 for chunks of different partitions; their time is counted once, in the first one's report."""
-        self._started = monotonic()
+    async def _finish(self, together: list[Prepared], outputs: list[Outputs]) -> None:
+        """Steps 6 and 7."""
         report = together[0].report
-        loop = asyncio.get_running_loop()
-        with report.stage("infer"):  # 4. Infer
-            windows = self._pipeline.windows(chunk.batch for chunk in together)
-            forecasts = iter(await loop.run_in_executor(self._device, self._pipeline.infer, windows))
-        with report.stage("score"):  # 5. Score
-            outputs = [self._conclude(chunk.batch, forecasts) for chunk in together]
         with report.stage("emit"):  # 6. Emit
             outputs = await asyncio.gather(
                 *(self._deliver(chunk.tp.partition, output) for chunk, output in zip(together, outputs, strict=True))
@@ -141,50 +193,31 @@ class PredictionAgent:
                 chunk.event.ack()
             await self._commit({chunk.tp: chunk.event.message.offset + 1 for chunk in together})
         self._pipeline.cache.trim()
-        self._started = None
         for chunk, output in zip(together, outputs, strict=True):
             self._observe(chunk.report.done(chunk.batch, output, chunk.records))
 
-    def _conclude(self, batch: Batch, forecasts: Iterator[Forecast | Rejected]) -> Outputs:
-        """The outputs of a chunk, whose forecasts come next."""
-        own = list(islice(forecasts, len(batch.requests)))
-        self._pipeline.score(batch, own)
-        return self._pipeline.conclude(batch, own)
-
     async def _deliver(self, partition: int, outputs: Outputs) -> Outputs:
-        """Produce all outputs and wait until the broker has every one; what it has then, refused predictions as letters."""
-        sent = [await self._send(self._settings.output_topic, partition, m) for _, m in outputs.predictions]
-        changelog = await self._table.write_changelog(partition, outputs.states)
-        delivered = await asyncio.gather(*changelog)
-        predictions, letters = [], list(outputs.dead_letters)
-        for (record, message), future in zip(outputs.predictions, sent, strict=True):
-            if await _accepted(future):
-                predictions.append((record, message))
-            else:
-                rejected = Rejected(Reason.EMIT, "the prediction is larger than the broker takes")
-                letters.append((dead_letter(record, rejected), rejected.reason))
-        await self._deliver_letters(partition, (message for message, _ in letters))
-        self._table.apply(outputs.states, delivered)
-        return replace(outputs, predictions=predictions, dead_letters=letters)
+        """Wait until the broker has all outputs; what it has then, refused predictions as letters."""
+        settings, deliver = self._settings, self._deliveries.deliver
+        answers, places = await asyncio.gather(
+            deliver(settings.output_topic, partition, [message for _, message in outputs.predictions]),
+            deliver(settings.changelog_topic, partition, [(user, state, ()) for user, state in outputs.states]),
+        )
+        if None in answers:
+            outputs = _with_letters_for(outputs, [place is None for place in answers])
+        await self._deliver_letters(partition, [message for message, _ in outputs.dead_letters])
+        if None in places:
+            raise Refused(f"{settings.changelog_topic} refuses a history for its size")
+        self._table.apply(partition, outputs.states, cast(list[int], places))
+        return outputs
 
-    async def _deliver_letters(self, partition: int, letters: Iterable[Message]) -> None:
+    async def _deliver_letters(self, partition: int, letters: Sequence[Message]) -> None:
         """A letter that the broker finds too large goes without its value, which stays where it came from."""
         topic = self._settings.dead_letter_topic
-        sent = [(letter, await self._send(topic, partition, letter)) for letter in letters]
-        for letter, future in sent:
-            if not await _accepted(future):
-                retried = await self._send(topic, partition, without_value(letter))
-                if not await _accepted(retried):
-                    raise ProducerSendError(f"{topic} refuses a dead letter even without its value")
-
-    async def _send(self, topic: str, partition: int, message: Message) -> Awaitable[RecordMetadata] | None:
-        """A future of delivery; None if the record is too large to be sent at all."""
-        try:
-            return await self._app.producer.send(topic, message.key, message.value, partition, None, message.headers)
-        except ProducerSendError as error:
-            if isinstance(error.__cause__, MessageSizeTooLargeError):
-                return None
-            raise
+        places = await self._deliveries.deliver(topic, partition, letters)
+        large = [without_value(letter) for letter, place in zip(letters, places, strict=True) if place is None]
+        if None in await self._deliveries.deliver(topic, partition, large):
+            raise Refused(f"{topic} refuses a dead letter even without its value")
 
     async def _commit(self, offsets: Mapping[TP, int]) -> None:
         """Commit before the next chunk of any of these partitions becomes durable. Raises CommitFailed."""
@@ -205,12 +238,18 @@ class PredictionAgent:
         raise CommitFailed(f"offset {places} could not be committed")
 
 
-async def _accepted(sent: Awaitable[RecordMetadata] | None) -> bool:
-    """True once the broker has the record, False if it is too large for it; other failures raise."""
-    if sent is None:
-        return False
-    try:
-        await sent
-    except MessageSizeTooLargeError:
-        return False
-    return True
+def _all_of(queue: asyncio.Queue[Prepared]) -> Iterator[Prepared]:
+    while not queue.empty():
+        yield queue.get_nowait()
+
+
+def _with_letters_for(outputs: Outputs, refused: Sequence[bool]) -> Outputs:
+    """`outputs` with a dead letter in the place of each prediction that the broker refused for its size."""
+    rejected = Rejected(Reason.EMIT, "the prediction is larger than the broker takes")
+    predictions = [sent for sent, is_refused in zip(outputs.predictions, refused, strict=True) if not is_refused]
+    letters = [
+        (dead_letter(record, rejected), rejected.reason)
+        for (record, _), is_refused in zip(outputs.predictions, refused, strict=True)
+        if is_refused
+    ]
+    return replace(outputs, predictions=predictions, dead_letters=[*outputs.dead_letters, *letters])

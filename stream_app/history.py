@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from enum import Enum, auto
+from enum import StrEnum
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -33,13 +33,13 @@ class HistoryError(Exception):
     """A stored history that cannot be read: damaged, or written by a newer version. One line."""
 
 
-class Outcome(Enum):
+class Outcome(StrEnum):
     """What the fold did with an event."""
 
-    FOLDED = auto()  # it is in the history now
-    SEEN = auto()  # it was folded before: the record came again
-    REPEAT = auto()  # another event with the same event_id is in the history
-    TOO_LATE = auto()  # older than the watermark by more than the allowed lateness
+    FOLDED = "folded"  # it is in the history now
+    SEEN = "seen"  # it was folded before: the record came again
+    REPEAT = "repeat"  # another event with the same event_id is in the history
+    TOO_LATE = "too_late"  # older than the watermark by more than the allowed lateness
 
 
 class Entry(NamedTuple):
@@ -157,14 +157,16 @@ def window_length(history: History, offset: int, rule: WindowRule) -> int:
     """How many events `window` gives."""
     if offset < history.last_offset:
         history = _of_rows(history.partition, offset, _before(history.entries, offset + 1))
-    times = history.times[-NUMBER * rule.events :]
-    if not times:
-        return 0
+    times = history.times
+    length = min(len(times) // NUMBER, rule.events)
+    if length < 2:
+        return length
     oldest_ms = _last(times) - rule.age_ms
-    if int.from_bytes(times[:NUMBER], "little") >= oldest_ms:
-        return len(times) // NUMBER
-    numbers = _numbers(times)
-    return len(numbers) - bisect_left(numbers, oldest_ms)
+    start = len(times) - NUMBER * length
+    if int.from_bytes(times[start : start + NUMBER], "little") >= oldest_ms:
+        return length
+    numbers = _numbers(times[start:])
+    return length - bisect_left(numbers, oldest_ms)
 
 
 def recency_rank(history: History, item: str, most: int) -> int | None:

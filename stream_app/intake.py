@@ -10,7 +10,6 @@ one user, and an erasure stands alone. The agent commits a chunk before the next
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -135,24 +134,46 @@ class ChunkOrder:
 
 def chunks(records: Sequence[Record], limits: ChunkLimits) -> Iterator[list[Record]]:
     """Cut the records of one partition, in offset order, into chunks within `limits`."""
-    chunk: list[Record] = []
-    users: Counter[bytes] = Counter()
-    anybodys = size = 0  # records without a key may be of any user
-    for record in records:
-        erases = record.value is None
-        size += len(record.value or b"") + len(record.key or b"")
-        of_user = anybodys + (max(users.values(), default=0) if record.key is None else users[record.key])
-        full = len(chunk) >= limits.records or size > limits.bytes or of_user >= limits.per_user
-        if chunk and (full or erases):
-            yield chunk
-            chunk, users, anybodys, size = [], Counter(), 0, len(record.value or b"") + len(record.key or b"")
-        chunk.append(record)
-        if record.key is None:
-            anybodys += 1
-        else:
-            users[record.key] += 1
-        if erases:
-            yield chunk
-            chunk, users, anybodys, size = [], Counter(), 0, 0
-    if chunk:
-        yield chunk
+    start = size = 0
+    users = _Users()
+    for position, record in enumerate(records):
+        key, value = record.key, record.value
+        weight = (0 if key is None else len(key)) + (0 if value is None else len(value))
+        size += weight
+        if position > start and (
+            value is None
+            or size > limits.bytes
+            or position - start >= limits.records
+            or users.most_of(key) >= limits.per_user
+        ):
+            yield list(records[start:position])
+            start, size = position, weight
+            users = _Users()
+        users.add(key)
+        if value is None:  # an erasure stands alone
+            yield [record]
+            start, size = position + 1, 0
+            users = _Users()
+    if start < len(records):
+        yield list(records[start:])
+
+
+class _Users(dict[bytes, int]):
+    """How many records of a chunk each user has at most; one without a key may be of anybody."""
+
+    def __init__(self) -> None:
+        self._anybodys = 0
+        self._most = 0
+
+    def most_of(self, key: bytes | None) -> int:
+        """At most so many of the chunk's records are of the user `key`, None: of any one user."""
+        return self._anybodys + (self._most if key is None else self.get(key, 0))
+
+    def add(self, key: bytes | None) -> None:
+        """Count a record."""
+        if key is None:
+            self._anybodys += 1
+            return
+        count = self[key] = self.get(key, 0) + 1
+        if count > self._most:
+            self._most = count

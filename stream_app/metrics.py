@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from stream_app.events import Reason
 from stream_app.history import Outcome
@@ -17,6 +22,33 @@ from stream_app.scoring import K, LiveScores, Score
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 AGES = (0.1, 0.5, 1, 5, 15, 60, 300, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+class BulkHistogram(Collector):
+    """A histogram that counts an array at a time; prometheus_client's own takes a microsecond for each value."""
+
+    def __init__(self, name: str, documentation: str, buckets: Sequence[float], registry: CollectorRegistry) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._bounds = np.array(buckets)  # upper ones, included
+        self._counts = np.zeros(len(buckets) + 1, dtype=np.int64)
+        self._sum = 0.0
+        registry.register(self)
+
+    def observe_all(self, values: npt.NDArray[np.float64]) -> None:
+        """Count `values`."""
+        self._counts += np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._counts))
+        self._sum += float(values.sum())
+
+    def collect(self) -> Iterable[Metric]:
+        """The histogram, for a scrape."""
+        bounds = [*map(floatToGoString, self._bounds.tolist()), "+Inf"]
+        buckets = list(zip(bounds, np.cumsum(self._counts).tolist(), strict=True))
+        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
+
+    def describe(self) -> Iterable[Metric]:
+        """Its name, for the registry to find names taken twice."""
+        yield HistogramMetricFamily(self._name, self._documentation)
 
 
 class WorkerMetrics:
@@ -53,18 +85,18 @@ class WorkerMetrics:
         for reason in Reason:
             self._letters.labels(reason.value)
         for outcome in Outcome:
-            self._outcomes.labels(outcome.name.lower())
+            self._outcomes.labels(outcome.value)
 
     def _times(self) -> None:
         registry = self.registry
         self._stages = Histogram(
             "nextmove_stage_seconds", "Time of a batch in each stage", ["stage"], buckets=SECONDS, registry=registry
         )
-        self._latency = Histogram(
-            "nextmove_latency_seconds", "From record produced to outputs delivered", buckets=SECONDS, registry=registry
+        self._latency = BulkHistogram(
+            "nextmove_latency_seconds", "From record produced to outputs delivered", SECONDS, registry
         )
-        self._freshness = Histogram(
-            "nextmove_event_freshness_seconds", "From event to outputs delivered", buckets=AGES, registry=registry
+        self._freshness = BulkHistogram(
+            "nextmove_event_freshness_seconds", "From event to outputs delivered", AGES, registry
         )
         for stage in STAGES:
             self._stages.labels(stage)
@@ -93,10 +125,8 @@ class WorkerMetrics:
         _add(self._fallbacks, report.fallbacks)
         for stage, seconds in report.seconds.items():
             self._stages.labels(stage).observe(seconds)
-        for seconds in report.latencies_s:
-            self._latency.observe(seconds)
-        for seconds in report.freshness_s:
-            self._freshness.observe(seconds)
+        self._latency.observe_all(report.latencies_s)
+        self._freshness.observe_all(report.freshness_s)
 
     def refresh(self, *, scores: LiveScores, unknown_fields: int, lags: Mapping[int, tuple[int, float]]) -> None:
         """Set what is read off at a scrape: live quality, and per partition the lag in records and in seconds."""

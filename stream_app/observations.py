@@ -11,8 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter, time
 
+import numpy as np
+import numpy.typing as npt
+
 from stream_app.events import Record
 from stream_app.pipeline import Batch, Outputs
+
+Seconds = npt.NDArray[np.float64]
 
 STAGES = ("decode", "fold", "infer", "score", "emit", "ack")
 
@@ -31,8 +36,8 @@ class BatchReport:
     outcomes: Counter[str] = field(default_factory=Counter)
     dead_letters: Counter[str] = field(default_factory=Counter)  # by reason
     fallbacks: Counter[str] = field(default_factory=Counter)
-    latencies_s: list[float] = field(default_factory=list)  # record produced → outputs delivered
-    freshness_s: list[float] = field(default_factory=list)  # event happened → outputs delivered
+    latencies_s: Seconds = field(default_factory=lambda: np.zeros(0))  # record produced → outputs delivered
+    freshness_s: Seconds = field(default_factory=lambda: np.zeros(0))  # event happened → outputs delivered
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -50,11 +55,11 @@ class BatchReport:
         self.erasures = len(batch.erasures)
         self.predictions = len(outputs.predictions) - self.erasures
         self.histories = len(outputs.states)
-        self.outcomes.update({outcome.name.lower(): count for outcome, count in batch.outcomes.items()})
+        self.outcomes.update(batch.outcomes)
         self.dead_letters.update(str(reason) for _, reason in outputs.dead_letters)
         self.fallbacks.update(outputs.fallbacks)
-        self.latencies_s = [now - record.timestamp / 1000 for record in records]
-        self.freshness_s = [now - request.event.time_ms / 1000 for request in batch.requests]
+        self.latencies_s = now - np.array([record.timestamp for record in records]) / 1000
+        self.freshness_s = now - np.array([request.event.time_ms for request in batch.requests]) / 1000
         return self
 
 

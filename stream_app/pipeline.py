@@ -20,6 +20,8 @@ from stream_app.history import History, HistoryRule, Outcome
 from stream_app.predictions import Forecast, Message, PredictionEncoder, prediction_id
 from stream_app.scoring import K, LiveScores
 
+FOLDED, REPEAT, TOO_LATE = Outcome.FOLDED, Outcome.REPEAT, Outcome.TOO_LATE  # looked up once
+
 
 class Predictor(Protocol):
     """What the pipeline needs of a model; `model.engine.Engine` has it."""
@@ -190,7 +192,7 @@ class Pipeline:
         if not windows:
             return []
         forecasts = _isolate(self._predictor.predict, windows)
-        if any([isinstance(forecast, Rejected) for forecast in forecasts]):
+        if Rejected in map(type, forecasts):
             self._probe()
         return forecasts
 
@@ -199,29 +201,31 @@ class Pipeline:
         scores = self.scores
         for _, user_id in batch.erasures:
             scores.forget(user_id)
-        for request, forecast in zip(batch.requests, forecasts, strict=True):
-            if request.outcome is not Outcome.FOLDED or isinstance(forecast, Rejected):
+        for (_, event, before, _, outcome), forecast in zip(batch.requests, forecasts, strict=True):
+            if outcome is not FOLDED or isinstance(forecast, Rejected):
                 continue  # a record that came again was scored the first time
-            event = request.event
-            scores.observe(event, _repeat_rank(request) if scores.expects(event.user_id) else None)
-            scores.expect(event.user_id, forecast)
+            user_id = event.user_id
+            scores.observe(event, _repeat_rank(event, before) if scores.expects(user_id) else None)
+            scores.expect(user_id, forecast)
 
     def conclude(self, batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> Outputs:
         """The messages and states of the batch, ready to be delivered."""
         rejects = list(batch.rejects)
         predictions: list[tuple[Record, Message]] = []
         fallbacks: Counter[str] = Counter()
-        encode, rule = self._encoder.encode, self.rule.window
+        encode, length, rule = self._encoder.encode, histories.window_length, self.rule.window
         for (record, event, _, history, _), forecast in zip(batch.requests, forecasts, strict=True):
             if isinstance(forecast, Rejected):
                 rejects.append((record, forecast))
                 continue
-            length = histories.window_length(history, record.offset, rule)
-            predictions.append((record, encode(_id(record), event, length, forecast)))
+            offset = record.offset
+            id_ = prediction_id(record.topic, record.partition, offset)
+            predictions.append((record, encode(id_, event, length(history, offset, rule), forecast)))
             if forecast.fallback is not None:
                 fallbacks[forecast.fallback] += 1
         for record, user_id in batch.erasures:
-            predictions.append((record, self._encoder.erasure(user_id, _id(record))))
+            id_ = prediction_id(record.topic, record.partition, record.offset)
+            predictions.append((record, self._encoder.erasure(user_id, id_)))
         letters = [(dead_letter(record, rejected), rejected.reason) for record, rejected in rejects]
         states = [
             (user.encode(), None if history is None else histories.encode(history))
@@ -230,16 +234,17 @@ class Pipeline:
         return Outputs(predictions, letters, states, fallbacks)
 
     def _fold_event(self, record: Record, event: Event, batch: Batch) -> None:
-        before = self.cache.get(event.user_id, record.partition)
-        after, outcome = histories.fold(before, event, record.offset, self.rule)
+        user_id, offset = event.user_id, record.offset
+        before = self.cache.get(user_id, record.partition)
+        after, outcome = histories.fold(before, event, offset, self.rule)
         batch.outcomes[outcome] += 1
-        if outcome is Outcome.TOO_LATE:
+        if outcome is TOO_LATE:
             behind = ((before.watermark_ms or 0) - event.time_ms) / 1000
             batch.rejects.append((record, Rejected(Reason.TOO_LATE, f"{behind:.0f} s behind the user's latest event")))
             return
-        if outcome is not Outcome.REPEAT:  # a record seen before is put again, so that the changelog surely has it
-            batch.changed[event.user_id] = after
-            self.cache.put(event.user_id, after)
+        if outcome is not REPEAT:  # a record seen before is put again, so that the changelog surely has it
+            batch.changed[user_id] = after
+            self.cache.put(user_id, after)
         batch.requests.append(Request(record, event, before, after, outcome))
 
     def _erase(self, record: Record, user_id: str, batch: Batch) -> None:
@@ -254,9 +259,8 @@ class Pipeline:
             raise EngineFailed("the model fails on every window, the plainest one included")
 
 
-def _repeat_rank(request: Request) -> int | None:
+def _repeat_rank(event: Event, before: History) -> int | None:
     """The rank of the event's item among the user's own items before it, most recent first; None beyond the first K."""
-    event, before = request.event, request.before
     if event.item_id is None:
         return None
     if event.time_ms < (before.watermark_ms or 0):
@@ -264,16 +268,12 @@ def _repeat_rank(request: Request) -> int | None:
     return histories.recency_rank(before, event.item_id, K)
 
 
-def _id(record: Record) -> str:
-    return prediction_id(record.topic, record.partition, record.offset)
-
-
 def _isolate(
     predict: Callable[[Sequence[Window]], Sequence[Forecast]], windows: Sequence[Window]
 ) -> list[Forecast | Rejected]:
     """Predict; where that fails, halve until the windows that fail stand alone."""
     try:
-        return [_finite(forecast) for _, forecast in zip(windows, predict(windows), strict=True)]
+        return _as_many(predict(windows), len(windows))
     except Exception as error:  # noqa: BLE001  # whatever a model raises is the model's, never the stream's
         if len(windows) == 1:
             return [Rejected(Reason.INFERENCE, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")]
@@ -281,8 +281,14 @@ def _isolate(
     return _isolate(predict, windows[:half]) + _isolate(predict, windows[half:])
 
 
+def _as_many(forecasts: Sequence[Forecast], wanted: int) -> list[Forecast | Rejected]:
+    if len(forecasts) != wanted:
+        raise ValueError(f"{len(forecasts)} answers to {wanted} windows")
+    return [_finite(forecast) for forecast in forecasts]
+
+
 def _finite(forecast: Forecast) -> Forecast | Rejected:
-    listed = sum([p for _, p, _ in forecast.next_items]) + sum([p for _, p in forecast.next_categories])
+    listed = sum([one["probability"] for one in (*forecast.next_items, *forecast.next_categories)])
     numbers = sum(forecast.next_behaviors) + listed + sum(forecast.time_to_next_s)
     if math.isfinite(numbers + forecast.purchase_probability + forecast.churn_probability):
         return forecast

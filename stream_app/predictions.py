@@ -5,10 +5,10 @@ Knows nothing of Kafka's client and nothing of how a forecast is made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 import orjson
@@ -82,12 +82,12 @@ class Forecast(Protocol):
         """Probabilities in the order of the engine's behaviours."""
 
     @property
-    def next_items(self) -> Sequence[tuple[str, float, str | None]]:
-        """(item, probability, behaviour with it), most probable first."""
+    def next_items(self) -> Sequence[Mapping[str, Any]]:
+        """Most probable first, each with the fields of `NextItem`."""
 
     @property
-    def next_categories(self) -> Sequence[tuple[str, float]]:
-        """(category, probability), most probable first."""
+    def next_categories(self) -> Sequence[Mapping[str, Any]]:
+        """Most probable first, each with the fields of `NextCategory`."""
 
     @property
     def purchase_probability(self) -> float:
@@ -121,7 +121,9 @@ class PredictionEncoder:
     def __init__(self, behaviors: Sequence[str], model_version: str, source: str) -> None:
         self._behaviors = tuple(behaviors)
         self._model_version = model_version
-        self._source = source.encode()
+        cloud_events, from_us = ("ce_specversion", b"1.0"), ("ce_source", source.encode())
+        self._prediction_headers = [cloud_events, ("ce_type", EVENT_TYPE), from_us, ("content-type", b"application/json")]
+        self._erasure_headers = [cloud_events, ("ce_type", ERASURE_TYPE), from_us]
 
     def encode(self, id_: str, event: Event, history_length: int, forecast: Forecast) -> Message:
         """What `forecast` says after `event`, as a record keyed by user."""
@@ -134,14 +136,8 @@ class PredictionEncoder:
                 "event_id": event_id,
                 "as_of": time_ms,
                 "next_behaviors": dict(zip(self._behaviors, forecast.next_behaviors, strict=True)),
-                "next_items": [
-                    {"item_id": item, "probability": probability, "behavior": behavior}
-                    for item, probability, behavior in forecast.next_items
-                ],
-                "next_categories": [
-                    {"category": category, "probability": probability}
-                    for category, probability in forecast.next_categories
-                ],
+                "next_items": forecast.next_items,
+                "next_categories": forecast.next_categories,
                 "purchase_probability": forecast.purchase_probability,
                 "time_to_next_s": {"q10": q10, "q50": q50, "q90": q90},
                 "churn_probability": forecast.churn_probability,
@@ -151,27 +147,13 @@ class PredictionEncoder:
             }
         )
         name = id_.encode()
-        headers = [
-            ("prediction_id", name),
-            ("ce_specversion", b"1.0"),
-            ("ce_id", name),
-            ("ce_type", EVENT_TYPE),
-            ("ce_source", self._source),
-            ("ce_time", _rfc3339(time_ms)),
-            ("content-type", b"application/json"),
-        ]
+        headers = [("prediction_id", name), ("ce_id", name), ("ce_time", _rfc3339(time_ms)), *self._prediction_headers]
         return Message(user_id.encode(), value, headers)
 
     def erasure(self, user_id: str, id_: str) -> Message:
         """The null-valued record that tells readers to forget a user."""
         name = id_.encode()
-        headers = [
-            ("prediction_id", name),
-            ("ce_specversion", b"1.0"),
-            ("ce_id", name),
-            ("ce_type", ERASURE_TYPE),
-            ("ce_source", self._source),
-        ]
+        headers = [("prediction_id", name), ("ce_id", name), *self._erasure_headers]
         return Message(user_id.encode(), None, headers)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from stream_app.events import Event
 
@@ -26,8 +26,8 @@ class Expectation(Protocol):
         """Probabilities, in the order of the behaviours that the scores were made for."""
 
     @property
-    def next_items(self) -> Sequence[tuple[str, float, str | None]]:
-        """(item, …), most probable first."""
+    def next_items(self) -> Sequence[Mapping[str, Any]]:
+        """Most probable first, each with its `item_id`."""
 
 
 @dataclass(slots=True)
@@ -174,9 +174,9 @@ class LiveScores:
         self._expected.pop(user_id, None)
 
 
-def _rank(ranking: Sequence[tuple[str, float, str | None]], item: str) -> int | None:
+def _rank(ranking: Sequence[Mapping[str, Any]], item: str) -> int | None:
     """The rank of `item`, from 1, among the first K."""
-    for rank, (name, _, _) in enumerate(ranking[:K], start=1):
-        if name == item:
+    for rank, listed in enumerate(ranking[:K], start=1):
+        if listed["item_id"] == item:
             return rank
     return None

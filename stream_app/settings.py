@@ -86,7 +86,13 @@ class Settings(BaseSettings):
     )
 
     # Producing
-    linger_ms: Annotated[int, Field(ge=0, le=1000)] = Field(0, description="wait for fuller batches")
+    idempotent: bool = Field(True, description="the broker drops what a retry would write twice")
+    batch_bytes: Annotated[int, Field(ge=1024)] = Field(
+        524_288, description="most bytes of a batch for one partition; less than the broker's message.max.bytes"
+    )
+    linger_ms: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="wait for batches of other partitions, to go in one request"
+    )
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("none", description="of all that is produced")
     max_request_bytes: Count = Field(
         8_000_000, description="largest record that can be produced, dead letters included"

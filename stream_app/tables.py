@@ -1,4 +1,4 @@
-"""The table of histories: a Faust table whose changelog writes are handed to the producer together, and awaited.
+"""The table of histories: a Faust table whose changelog the agent writes, in batches, before the table changes.
 
 Faust's own way costs about 90 µs per write and needs a stream's current event; and its buffer may still hold a write
 when the offset is committed. The records are the very ones that Faust's recovery reads: key and value as raw bytes.
@@ -6,12 +6,12 @@ when the offset is committed. The records are the very ones that Faust's recover
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import faust
 from faust.types import TP
-from faust.types.tuples import RecordMetadata
+from mode.utils.collections import FastUserDict
 
 
 class ChangeMessage(NamedTuple):
@@ -31,34 +31,28 @@ class Change(NamedTuple):
     value: bytes | None
     message: ChangeMessage
 
-    @classmethod
-    def of(cls, key: bytes, value: bytes | None, place: RecordMetadata) -> Change:
-        """The change of `key` that lies at `place` in the changelog."""
-        tp = TP(place.topic, place.partition)
-        return cls(key, value, ChangeMessage(tp, tp.partition, place.offset, key, value))
-
 
 class HistoryTable(faust.Table[bytes, bytes]):
     """Stored histories by user id."""
 
     def read(self, key: bytes) -> bytes | None:
         """The stored history of a user, None if there is none."""
-        value: bytes | None = self.data.get(key)
+        store: Any = self.data
+        if isinstance(store, FastUserDict):  # in memory; its own `get` raises and catches a KeyError for each new user
+            store = store.data
+        value: bytes | None = store.get(key)
         return value
 
-    async def write_changelog(
-        self, partition: int, states: Sequence[tuple[bytes, bytes | None]]
-    ) -> list[Awaitable[RecordMetadata]]:
-        """Hand the changes to the producer; the result is one future of delivery per change, in order."""
-        send, topic = self.app.producer.send, self.changelog_topic_name
-        return [await send(topic, key, value, partition, None, None) for key, value in states]
-
-    def apply(self, states: Sequence[tuple[bytes, bytes | None]], delivered: Sequence[RecordMetadata]) -> None:
-        """Take delivered changes into the local store, the way recovery would, had it read them from the changelog.
+    def apply(self, partition: int, states: Sequence[tuple[bytes, bytes | None]], offsets: Sequence[int]) -> None:
+        """Take changes, delivered at `offsets` of the changelog, into the local store, as recovery would from there.
 
         A store on disk then knows how far it follows the changelog.
         """
-        events: Any = [Change.of(*state, place) for state, place in zip(states, delivered, strict=True)]
+        tp = TP(self.changelog_topic_name, partition)
+        events: Any = [
+            Change(key, value, ChangeMessage(tp, partition, offset, key, value))
+            for (key, value), offset in zip(states, offsets, strict=True)
+        ]
         self.data.apply_changelog_batch(events, to_key=_as_it_is, to_value=_as_it_is)
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
@@ -72,12 +66,12 @@ class HistoryTable(faust.Table[bytes, bytes]):
         self.app.flow_control.suspend()
 
     def on_key_set(self, key: bytes, value: Any) -> None:
-        """No changelog write behind the back of `write_changelog`."""
-        raise TypeError("histories are written by write_changelog and apply, never by table[key] = value")
+        """No changelog write behind the agent's back."""
+        raise TypeError("histories are delivered to the changelog and applied, never set by table[key] = value")
 
     def on_key_del(self, key: bytes) -> None:
         """As little as one by `on_key_set`."""
-        raise TypeError("histories are erased by write_changelog and apply, never by del table[key]")
+        raise TypeError("histories are delivered to the changelog and applied, never erased by del table[key]")
 
 
 def _as_it_is(stored: bytes) -> bytes:

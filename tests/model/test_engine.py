@@ -49,12 +49,12 @@ def test_any_window_gets_a_sane_answer(engine, rows):
     items, behaviors, categories, times = zip(*rows, strict=True)
     forecast = engine.predict([Window(items, behaviors, categories, sorted(times))])[0]
     assert sum(forecast.next_behaviors) == pytest.approx(1, abs=len(forecast.next_behaviors) * 0.5e-7)
-    listed = [probability for _, probability, _ in forecast.next_items]
+    listed = [item["probability"] for item in forecast.next_items]
     assert listed == sorted(listed, reverse=True)
     assert 0 < sum(listed) <= 1 + 1e-6
-    assert len({name for name, _, _ in forecast.next_items}) == len(listed) == 10
+    assert len({item["item_id"] for item in forecast.next_items}) == len(listed) == 10
     assert all(probability == round(probability, 7) for probability in listed)
-    assert sum(probability for _, probability in forecast.next_categories) <= 1 + 1e-6
+    assert sum(category["probability"] for category in forecast.next_categories) <= 1 + 1e-6
     assert 0 <= forecast.purchase_probability <= 1
     assert 0 <= forecast.churn_probability <= 1
     low, middle, high = forecast.time_to_next_s
@@ -67,7 +67,7 @@ def test_all_items_together_have_the_probability_of_the_named_ones(engine):
     everything = len(engine.vocabulary.items.names) + 50
     forecast = engine.predict([window(["item-1", "unheard"])], top_k=everything)[0]
     assert len(forecast.next_items) == len(engine.vocabulary.items.names) + 1
-    assert 0.5 < sum(probability for _, probability, _ in forecast.next_items) <= 1 + 1e-6
+    assert 0.5 < sum(item["probability"] for item in forecast.next_items) <= 1 + 1e-6
 
 
 def test_the_answer_does_not_depend_on_the_batch(engine):
@@ -88,16 +88,16 @@ def test_no_windows_no_answers_and_an_empty_window_is_an_error(engine):
 
 def test_an_item_that_no_vocabulary_knows_is_copied(engine):
     loved = ["item-1", "never heard of", "item-2", "never heard of", "item-3"]
-    names = [name for name, _, _ in engine.predict([window(loved)])[0].next_items]
+    names = [item["item_id"] for item in engine.predict([window(loved)])[0].next_items]
     assert "never heard of" in names
     strangers = engine.predict([window(["p", "q", "r", "p", "q", "r"])])[0]
     assert strangers.fallback == "no_known_items"
-    assert {"p", "q", "r"} <= {name for name, _, _ in strangers.next_items}
+    assert {"p", "q", "r"} <= {item["item_id"] for item in strangers.next_items}
 
 
 def test_the_fallback_fills_up_with_popular_items(engine):
     forecast = engine.predict([window(["unheard"])], top_k=6)[0]
-    catalogue = [name for name, _, _ in forecast.next_items if name != "unheard"]
+    catalogue = [item["item_id"] for item in forecast.next_items if item["item_id"] != "unheard"]
     assert catalogue[:5] == engine.popular_items[:5]
 
 
@@ -119,7 +119,7 @@ def test_equal_and_falling_times_are_survived(engine):
 
 def test_it_has_learned_that_users_repeat_themselves(engine):
     own = ["item-3", "item-8", "item-5"] * 6
-    names = [name for name, _, _ in engine.predict([window(own)])[0].next_items]
+    names = [item["item_id"] for item in engine.predict([window(own)])[0].next_items]
     assert {"item-3", "item-8"} <= set(names[:5])
 
 

@@ -51,7 +51,7 @@ def test_the_model_is_scored_on_what_it_would_answer_in_the_stream(engine, evalu
         for history in histories
     ]
     answers = engine.predict(windows, top_k=20)
-    listed = [[name for name, _, _ in answer.next_items] for answer in answers]
+    listed = [[item["item_id"] for item in answer.next_items] for answer in answers]
     ranks = measures.ranks_of(listed, [row["item_id"] for row in rows])
     assert evaluation.scores["model"]["item NDCG@10"] == pytest.approx(measures.ndcg(ranks, 10), abs=1e-6)
 

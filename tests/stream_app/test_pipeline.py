@@ -20,7 +20,7 @@ from stream_app import history as histories
 from stream_app.events import Event, EventDecoder, Reason, Rejected
 from stream_app.history import History, HistoryRule, Outcome
 from stream_app.intake import ChunkLimits, chunks
-from stream_app.pipeline import Batch, EngineFailed, HistoryCache, Outputs, Pipeline, Request, Windows, _repeat_rank
+from stream_app.pipeline import Batch, EngineFailed, HistoryCache, Outputs, Pipeline, Windows, _repeat_rank
 from stream_app.predictions import Message, Prediction
 from stream_app.scoring import K
 from tests.stream_app.records import NOW_MS, FakeRecord, event_record, json_record
@@ -35,8 +35,8 @@ def echo(window: Window) -> Forecast:
     rows = list(zip(*window, strict=True))
     return Forecast(
         next_behaviors=[0.75, 0.25],
-        next_items=[(repr(row), 1 / len(rows), None) for row in rows],
-        next_categories=[("c", 0.5)],
+        next_items=[{"item_id": repr(row), "probability": 1 / len(rows), "behavior": None} for row in rows],
+        next_categories=[{"category": "c", "probability": 0.5}],
         purchase_probability=0.25,
         time_to_next_s=(1.0, 2.0, 3.0),
         churn_probability=0.5,
@@ -407,7 +407,13 @@ def test_an_erased_user_is_not_scored() -> None:
 
 
 def test_each_event_is_scored_once_against_the_prediction_before_it() -> None:
-    steps = pipeline(predictor=Echo(answer=lambda window: replace(echo(window), next_items=[("b", 0.5, None)])))
+    steps = pipeline(
+        predictor=Echo(
+            answer=lambda window: replace(
+                echo(window), next_items=[{"item_id": "b", "probability": 0.5, "behavior": None}]
+            )
+        )
+    )
     records = [event_record("u", n, NOW_MS + n, item_id=item, event_id=item) for n, item in enumerate("aba")]
     run(steps, records[:2])
     assert (steps.scores.model.events, steps.scores.model.hits) == (1, 1)
@@ -532,7 +538,7 @@ def test_the_repeat_baseline_lists_what_had_happened_by_then(stream: list[tuple[
     for request in batch.requests:
         by_then = [entry.item for entry in request.before.entries if entry.time_ms <= request.event.time_ms]
         item = request.event.item_id
-        assert _repeat_rank(request) == (None if item is None else naive_rank(by_then, item, K))
+        assert _repeat_rank(request.event, request.before) == (None if item is None else naive_rank(by_then, item, K))
 
 
 def test_the_repeat_baseline_looks_at_ten_distinct_items() -> None:
@@ -540,7 +546,7 @@ def test_the_repeat_baseline_looks_at_ten_distinct_items() -> None:
     before = steps.fold(*steps.decode(event_record("u", n, item_id=f"i{n}") for n in range(11))).requests[-1].history
     for item, rank in (("i0", None), ("i1", 10), ("i10", 1), ("other", None)):
         event = Event("u", "view", NOW_MS, item)
-        assert _repeat_rank(Request(FakeRecord(offset=11), event, before, before, Outcome.FOLDED)) == rank
+        assert _repeat_rank(event, before) == rank
 
 
 @given(partitions())

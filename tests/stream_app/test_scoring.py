@@ -2,8 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,7 @@ class Expected(NamedTuple):
     """What is expected of a user; a forecast has these two and more."""
 
     next_behaviors: Sequence[float]
-    next_items: Sequence[tuple[str, float, str | None]]
+    next_items: Sequence[Mapping[str, object]]
 
 
 def event(item: str | None, user: str = "u", behavior: str = "view") -> Event:
@@ -27,7 +27,7 @@ def event(item: str | None, user: str = "u", behavior: str = "view") -> Event:
 
 
 def expectation(items: Iterable[str] = (), behaviors: Sequence[float] = (1.0, 0.0, 0.0)) -> Expected:
-    return Expected(behaviors, [(item, 0.01, "view") for item in items])
+    return Expected(behaviors, [{"item_id": item} for item in items])
 
 
 def new_scores(**options: int) -> LiveScores:
