@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.forecast import Forecast
+from model.forecast import Forecast, Item
 from model.window import Window, WindowRule
 from stream_app import behaviors, predictions
 from stream_app import history as histories
@@ -304,8 +304,8 @@ def test_no_window_gets_the_answer_to_another() -> None:
 def test_an_answer_that_is_not_finite_is_no_answer(field: str, number: float) -> None:
     wrong: dict[str, Any] = {
         "next_behaviors": [number, 0.5],
-        "next_items": [("i", 0.5, None), ("j", number, None)],
-        "next_categories": [("c", number)],
+        "next_items": [{"item_id": "i", "probability": p, "behavior": None} for p in (0.5, number)],
+        "next_categories": [{"category": "c", "probability": number}],
         "time_to_next_s": (0.0, 1.0, number),
     }
 
@@ -316,7 +316,7 @@ def test_an_answer_that_is_not_finite_is_no_answer(field: str, number: float) ->
     asked = windows(["good", "bad", "good"])
     good, bad, also_good = pipeline(predictor=Echo(answer=answer)).infer(asked)
     assert isinstance(bad, Rejected)
-    assert bad.reason is Reason.INFERENCE
+    assert (bad.reason, bad.detail) == (Reason.INFERENCE, "the model answered with numbers that are not finite")
     assert (good, also_good) == (echo(asked[0]), echo(asked[2]))
 
 
@@ -407,13 +407,8 @@ def test_an_erased_user_is_not_scored() -> None:
 
 
 def test_each_event_is_scored_once_against_the_prediction_before_it() -> None:
-    steps = pipeline(
-        predictor=Echo(
-            answer=lambda window: replace(
-                echo(window), next_items=[{"item_id": "b", "probability": 0.5, "behavior": None}]
-            )
-        )
-    )
+    always_b: list[Item] = [{"item_id": "b", "probability": 0.5, "behavior": None}]
+    steps = pipeline(predictor=Echo(answer=lambda window: replace(echo(window), next_items=always_b)))
     records = [event_record("u", n, NOW_MS + n, item_id=item, event_id=item) for n, item in enumerate("aba")]
     run(steps, records[:2])
     assert (steps.scores.model.events, steps.scores.model.hits) == (1, 1)
@@ -545,8 +540,7 @@ def test_the_repeat_baseline_looks_at_ten_distinct_items() -> None:
     steps = pipeline(predictor=Echo(WindowRule(events=50)))
     before = steps.fold(*steps.decode(event_record("u", n, item_id=f"i{n}") for n in range(11))).requests[-1].history
     for item, rank in (("i0", None), ("i1", 10), ("i10", 1), ("other", None)):
-        event = Event("u", "view", NOW_MS, item)
-        assert _repeat_rank(event, before) == rank
+        assert _repeat_rank(Event("u", "view", NOW_MS, item), before) == rank
 
 
 @given(partitions())

@@ -175,6 +175,12 @@ def test_whatever_is_encoded_has_the_fields_of_the_contract_in_order_and_no_othe
     assert list(fields["next_behaviors"]) == case.behaviors
 
 
+def test_what_the_model_lists_goes_out_as_it_is_and_has_the_fields_of_the_contract() -> None:
+    for listed, contract in ((Item, NextItem), (Category, NextCategory)):
+        assert tuple(listed.__annotations__) == contract.__struct_fields__
+        assert listed.__required_keys__ == set(contract.__struct_fields__)
+
+
 @given(st.lists(cases(), max_size=4), cases())
 def test_what_is_encoded_depends_on_nothing_that_came_before(before: list[Case], case: Case) -> None:
     used = PredictionEncoder(case.behaviors, case.model_version, "nextmove/shop")
@@ -196,8 +202,8 @@ def test_an_answer_about_other_behaviors_is_never_encoded(probabilities: list[fl
         {"purchase_probability": 1.5},
         {"churn_probability": math.nan},
         {"next_behaviors": [-0.1, 1.0]},
-        {"next_items": [("i", 2.0, None)]},
-        {"next_categories": [("c", math.inf)]},
+        {"next_items": [_item("i", 2.0, None)]},
+        {"next_categories": [_category("c", math.inf)]},
         {"time_to_next_s": (-1.0, 0.0, 0.0)},
     ],
 )
