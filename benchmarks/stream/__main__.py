@@ -85,6 +85,8 @@ def planned(options: argparse.Namespace) -> Iterator[Plan]:
     """The plan, while its brokers run."""
     sizes = QUICK if options.quick else Sizes()
     given = {name: getattr(options, name) for name in ("runs", "events") if getattr(options, name)}
+    if options.events:
+        given["scale_events"] = options.events
     if options.runs:
         given["scale_runs"] = min(options.runs, sizes.scale_runs)
     sizes = replace(sizes, **given)

@@ -53,8 +53,9 @@ class Program:
             return False
 
     def log_end(self) -> str:
-        """The last that it has written."""
-        return self._log_path.read_text(errors="replace")[-3000:]
+        """The last that it has written, without what is only information."""
+        lines = self._log_path.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in lines if "[INFO]" not in line][-20:])
 
     def stop(self) -> None:
         """End it, kindly at first."""

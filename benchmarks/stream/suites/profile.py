@@ -112,7 +112,7 @@ def _sampled(stage: Stage, load: Load, seconds: float) -> tuple[Counter[str], fl
         while profiler.poll() is None and answered() < total:
             time.sleep(0.01)
         after = answered(), program.cpu_s()
-        stage.play([program], total)
+        watch([program], stage.site.pid, answered, total)
         profiler.wait(30)
     if not raw.exists():
         raise RunFailed(f"py-spy: {profiler.stderr.read() if profiler.stderr else ''}")
