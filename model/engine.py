@@ -30,6 +30,10 @@ GOLDEN_TOP_K = 10
 GOLDEN_TOLERANCE = 1e-3  # between machines and devices; the same machine gives 1e-6
 
 
+class NotFinite(Exception):
+    """At least one window of a batch has no answer but NaN or infinity."""
+
+
 class Chosen(NamedTuple):
     """Top-k of one mixture for B windows."""
 
@@ -87,7 +91,10 @@ class Engine:
             )
 
     def predict(self, windows: Sequence[Window], top_k: int | None = None) -> list[Forecast]:
-        """One forecast per window, in order. Longer windows than the rule are cut; an empty one is a ValueError."""
+        """One forecast per window, in order. Longer windows than the rule are cut; an empty one is a ValueError.
+
+        Raises NotFinite.
+        """
         return self._answer(windows, top_k or self.top_k)
 
     @torch.inference_mode()
@@ -116,12 +123,16 @@ class Engine:
         unknown = ~((batch.item_ids >= 0) & (batch.item_ids < self.vocabulary.items.rows)).any(1)  # [B]
         items = choose(heads.items, batch.item_ids, self._items, unknown, k)
         behaviors = self._behavior_with(heads, batch, items.ids)
+        numbers = [items.probability, heads.behaviors[:, 0], heads.goal[:, 0], heads.log_seconds[:, 0], heads.churn[:, 0]]
         listed_items = _named(items, self.vocabulary.items, columns.unknown_items)
         if self.vocabulary.has_categories:
             categories = choose(heads.categories, batch.category_ids, self._categories, None, k)
+            numbers.append(categories.probability)
             listed_categories = _named(categories, self.vocabulary.categories, columns.unknown_categories)
         else:
             listed_categories = [[] for _ in listed_items]
+        if not torch.stack([each.sum() for each in numbers]).isfinite().all():
+            raise NotFinite("the model answered with numbers that are not finite")
         return [
             Forecast(
                 next_behaviors=mix,

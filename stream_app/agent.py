@@ -32,12 +32,13 @@ from stream_app.events import Reason, Record, Rejected
 from stream_app.intake import Chunk, ChunkOrder
 from stream_app.observations import BatchReport, Observer
 from stream_app.pipeline import Batch, Outputs, Pipeline
-from stream_app.predictions import Forecast, Message
+from stream_app.predictions import Forecast, Header, Message
 from stream_app.producing import Deliveries
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
 
 COMMIT_ATTEMPTS = 20
+NO_HEADERS: list[Header] = []
 MOVING_S = 0.1  # how often somebody who waits for the device looks whether partitions move
 
 
@@ -201,7 +202,7 @@ class PredictionAgent:
         settings, deliver = self._settings, self._deliveries.deliver
         answers, places = await asyncio.gather(
             deliver(settings.output_topic, partition, [message for _, message in outputs.predictions]),
-            deliver(settings.changelog_topic, partition, [(user, state, ()) for user, state in outputs.states]),
+            deliver(settings.changelog_topic, partition, [(user, state, NO_HEADERS) for user, state in outputs.states]),
         )
         if None in answers:
             outputs = _with_letters_for(outputs, [place is None for place in answers])

@@ -5,7 +5,7 @@ Knows nothing of Kafka's client, of histories or of models, and reads no clock: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple, Protocol
@@ -123,6 +123,52 @@ class EventDecoder:
         self._max_bytes = max_bytes
         self._max_future_ms = max_future_ms
         self._decode = msgspec.json.Decoder(EventMessage).decode
+
+    def decode_all(
+        self, records: Iterable[Record]
+    ) -> tuple[list[tuple[Record, Event | Erasure]], list[tuple[Record, Rejected]]]:
+        """Events and erasures, and rejections, each with its record and in order.
+
+        What has nothing unusual about it is decided here, in half the time; all else by `decode`.
+        """
+        events: list[tuple[Record, Event | Erasure]] = []
+        rejects: list[tuple[Record, Rejected]] = []
+        canonical, new, event_type = self._behaviors.canonical, tuple.__new__, Event
+        for record in records:
+            message = self._plain(record)
+            if message is not None:
+                user_id, behavior, time_ms = message.user_id, canonical.get(message.behavior), message.timestamp
+                item, category, key = message.item_id, message.category, user_id.encode()
+                if (
+                    record.key == key
+                    and len(key) <= USER_ID_BYTES
+                    and b"\0" not in key
+                    and behavior is not None
+                    and item is not None
+                    and "\0" not in item
+                    and (category is None or "\0" not in category)
+                    and type(time_ms) is int
+                    and EARLIEST_MS <= time_ms <= LATEST_MS
+                    and time_ms - self._max_future_ms <= record.timestamp
+                ):
+                    event = new(event_type, (user_id, behavior, time_ms, item, category, message.event_id))
+                    events.append((record, event))
+                    continue
+            try:
+                events.append((record, self.decode(record)))
+            except Rejected as rejected:
+                rejects.append((record, rejected))
+        return events, rejects
+
+    def _plain(self, record: Record) -> EventMessage | None:
+        """The message of a record without headers, if it is plain JSON in the contract."""
+        value = record.value
+        if value is None or record.headers or len(value) > self._max_bytes:
+            return None
+        try:
+            return self._decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
 
     def decode(self, record: Record) -> Event | Erasure:
         """The event in `record`. Raises Rejected."""

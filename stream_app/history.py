@@ -42,6 +42,9 @@ class Outcome(StrEnum):
     TOO_LATE = "too_late"  # older than the watermark by more than the allowed lateness
 
 
+FOLDED = Outcome.FOLDED  # looked up once
+
+
 class Entry(NamedTuple):
     """One event in the ring, as a row."""
 
@@ -126,16 +129,17 @@ def fold(history: History, event: Event, offset: int, rule: HistoryRule) -> tupl
             )
     elif offset <= last_offset:
         return _fold_slowly(history, event, offset, event_hash, rule)
-    return History(
+    columns = (
         partition,
         offset,
         times + time_ms.to_bytes(NUMBER, "little"),
         offsets + offset.to_bytes(NUMBER, "little"),
         hashes + event_hash,
-        items + (END if item is None else item.encode() + END),
-        behaviors + behavior.encode() + END,
-        categories + (END if category is None else category.encode() + END),
-    ), Outcome.FOLDED
+        items + END if item is None else b"%b%b\0" % (items, item.encode()),
+        b"%b%b\0" % (behaviors, behavior.encode()),
+        categories + END if category is None else b"%b%b\0" % (categories, category.encode()),
+    )
+    return tuple.__new__(History, columns), FOLDED  # at half the cost of calling History
 
 
 def window(history: History, offset: int, rule: WindowRule) -> Window:

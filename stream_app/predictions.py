@@ -148,7 +148,7 @@ class PredictionEncoder:
         )
         name = id_.encode()
         headers = [("prediction_id", name), ("ce_id", name), ("ce_time", _rfc3339(time_ms)), *self._prediction_headers]
-        return Message(user_id.encode(), value, headers)
+        return tuple.__new__(Message, (user_id.encode(), value, headers))  # at half the cost of calling Message
 
     def erasure(self, user_id: str, id_: str) -> Message:
         """The null-valued record that tells readers to forget a user."""

@@ -69,9 +69,10 @@ class BehaviorScore:
     def add(self, probabilities: Sequence[float], actual: int | None) -> None:
         """Count one event, whose behaviour is the one at `actual`; None: one that the model does not know."""
         confidence = max(probabilities)
+        probability = 0.0 if actual is None else probabilities[actual]
         correct = actual is not None and probabilities.index(confidence) == actual
         self.events += 1
-        self.log_loss -= math.log(max(0.0 if actual is None else probabilities[actual], 1e-6))
+        self.log_loss -= math.log(probability if probability > 1e-6 else 1e-6)
         self.correct += correct
         count = self.bins[min(int(confidence * CALIBRATION_BINS), CALIBRATION_BINS - 1)]
         count[0] += 1

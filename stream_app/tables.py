@@ -14,22 +14,19 @@ from faust.types import TP
 from mode.utils.collections import FastUserDict
 
 
-class ChangeMessage(NamedTuple):
-    """What Faust's stores want to know of a changelog record."""
+class Change(NamedTuple):
+    """A delivered change in the shape in which recovery hands it to a store: an event, and its own message."""
 
+    key: bytes
+    value: bytes | None
     tp: TP
     partition: int
     offset: int
-    key: bytes
-    value: bytes | None
 
-
-class Change(NamedTuple):
-    """A delivered change in the shape in which recovery hands it to a store."""
-
-    key: bytes
-    value: bytes | None
-    message: ChangeMessage
+    @property
+    def message(self) -> Change:
+        """What stores want to know of a changelog record."""
+        return self
 
 
 class HistoryTable(faust.Table[bytes, bytes]):
@@ -50,7 +47,7 @@ class HistoryTable(faust.Table[bytes, bytes]):
         """
         tp = TP(self.changelog_topic_name, partition)
         events: Any = [
-            Change(key, value, ChangeMessage(tp, partition, offset, key, value))
+            tuple.__new__(Change, (key, value, tp, partition, offset))  # at half the cost of calling Change
             for (key, value), offset in zip(states, offsets, strict=True)
         ]
         self.data.apply_changelog_batch(events, to_key=_as_it_is, to_value=_as_it_is)

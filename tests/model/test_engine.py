@@ -1,12 +1,13 @@
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.engine import ArtifactError, Engine
+from model.engine import ArtifactError, Engine, NotFinite
 from model.forecast import difference
 from model.window import Window
 
@@ -143,3 +144,23 @@ def test_a_batch_is_cheap(engine):
     begun = time.perf_counter()
     engine.predict(windows)
     assert 512 / (time.perf_counter() - begun) > 100  # a guard against accidents, not a benchmark
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("head", ["items", "behaviors", "categories", "goal", "log_seconds", "churn"])
+def test_an_answer_that_is_not_finite_is_no_answer(engine, monkeypatch, head, number):
+    """One window of two has such a number somewhere: the whole batch is refused, and whoever asked may ask for less."""
+    network = engine._model
+
+    def broken(batch, **options):
+        heads = network(batch, **options)
+        part = getattr(heads, head)
+        spoiled = (part.query if head in ("items", "categories") else part).clone()
+        spoiled[-1] = number
+        return replace(heads, **{head: replace(part, query=spoiled) if head in ("items", "categories") else spoiled})
+
+    asked = [window(["item-1"]), window(["item-2"])]
+    broken.item_table, broken.behavior_with_item = network.item_table, network.behavior_with_item
+    monkeypatch.setattr(engine, "_model", broken)
+    with pytest.raises(NotFinite, match="not finite"):
+        engine.predict(asked)

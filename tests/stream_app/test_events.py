@@ -210,6 +210,41 @@ def outcome(record: FakeRecord) -> Event | Erasure | Reason:
     return rejected.reason
 
 
+odd_records = st.builds(
+    FakeRecord,
+    value=near_events.map(lambda fields: json.dumps(fields).encode()) | st.binary(max_size=20) | st.none(),
+    key=st.sampled_from([b"u", b"v", None, b"\xff", b"u\0", b"u" * 257]),
+    timestamp=st.sampled_from([NOW_MS, 0, -1, NOW_MS - 7_200_000]),
+    headers=st.sampled_from([[], [("x", b"y")], [("ce_specversion", b"1.0"), ("ce_id", b"e1")]]),
+)
+few_odd_events = st.sampled_from(
+    [{}, {"user_id": "u" * 257}, {"user_id": "u\0"}, {"behavior": "Page_View"}, {"behavior": "nothing"}, {"item_id": None},
+     {"item_id": "i\0"}, {"category": "c\0"}, {"category": "c"}, {"timestamp": 0}, {"timestamp": NOW_MS + 7_200_000},
+     {"timestamp": LATEST_MS + 1}, {"timestamp": "2025-06-15T15:06:40Z"}, {"event_id": "e"}, {"x": 1}]
+)  # fmt: skip
+usual_records = st.builds(
+    lambda fields, key, time_ms: json_record({**VIEW, **fields})._replace(key=key, timestamp=time_ms),
+    few_odd_events, st.sampled_from([b"u", b"v", None, b"u" * 257, b"u\0"]), st.sampled_from([NOW_MS, 0]),
+)  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(st.lists(odd_records | usual_records, max_size=6))
+def test_a_chunk_is_decoded_as_its_records_are(records: list[FakeRecord]) -> None:
+    one_by_one: list[tuple[FakeRecord, Any]] = []
+    single, together = decoder(max_bytes=300), decoder(max_bytes=300)
+    for record in records:
+        try:
+            one_by_one.append((record, single.decode(record)))
+        except Rejected as rejected:
+            one_by_one.append((record, (rejected.reason, rejected.detail)))
+    events, rejects = together.decode_all(records)
+    found = [*events, *((record, (rejected.reason, rejected.detail)) for record, rejected in rejects)]
+    assert sorted(map(repr, found)) == sorted(map(repr, one_by_one))
+    assert [event for _, event in events] == [event for _, event in one_by_one if isinstance(event, Event | Erasure)]
+    assert together.unknown_fields == single.unknown_fields
+
+
 @given(USERS, USERS | st.just(""), st.integers(0, 3))
 def test_a_user_is_who_the_key_says_or_nobody(user: str, other: str, letters: int) -> None:
     """The user_id and the key are the same bytes, of which there are at most 256."""

@@ -2,7 +2,6 @@
 and a record that comes again is answered as the first time, wherever a crash fell.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -294,36 +293,6 @@ def test_a_model_that_always_fails_blames_no_record(predictor: Any, count: int) 
 def test_no_window_gets_the_answer_to_another() -> None:
     asked = windows(["good"] * 4)
     assert pipeline(predictor=Uneven()).infer(asked) == [echo(window) for window in asked]
-
-
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize(
-    "field",
-    ["next_behaviors", "next_items", "next_categories", "purchase_probability", "time_to_next_s", "churn_probability"],
-)
-def test_an_answer_that_is_not_finite_is_no_answer(field: str, number: float) -> None:
-    wrong: dict[str, Any] = {
-        "next_behaviors": [number, 0.5],
-        "next_items": [{"item_id": "i", "probability": p, "behavior": None} for p in (0.5, number)],
-        "next_categories": [{"category": "c", "probability": number}],
-        "time_to_next_s": (0.0, 1.0, number),
-    }
-
-    def answer(window: Window) -> Forecast:
-        forecast = echo(window)
-        return replace(forecast, **{field: wrong.get(field, number)}) if window.items == ("bad",) else forecast
-
-    asked = windows(["good", "bad", "good"])
-    good, bad, also_good = pipeline(predictor=Echo(answer=answer)).infer(asked)
-    assert isinstance(bad, Rejected)
-    assert (bad.reason, bad.detail) == (Reason.INFERENCE, "the model answered with numbers that are not finite")
-    assert (good, also_good) == (echo(asked[0]), echo(asked[2]))
-
-
-def test_a_model_that_answers_nothing_finite_blames_no_record() -> None:
-    nonsense = Echo(answer=lambda window: replace(echo(window), churn_probability=math.nan))
-    with pytest.raises(EngineFailed):
-        pipeline(predictor=nonsense).infer(windows(["good"]))
 
 
 # Records that come again, late or twice
