@@ -32,6 +32,7 @@ worker = Worker(app, settings, histories)
 app.on_worker_init.connect(worker.prepare)  # model loaded, topics checked: before anything consumes
 app.on_partitions_revoked.connect(worker.forget_partitions)
 app.on_partitions_assigned.connect(worker.meet_partitions)  # type: ignore[arg-type]  # called with what was assigned
+app.timer(1.0, name="garbage")(worker.collect_garbage)
 
 
 @app.agent(events, name="predict")

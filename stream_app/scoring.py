@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,8 +18,8 @@ K = 10
 CALIBRATION_BINS = 10
 
 
-class Expectation(Protocol):
-    """What is kept of a prediction until the user's next event; a forecast has it."""
+class Predicted(Protocol):
+    """What is scored of a prediction; a forecast has it."""
 
     @property
     def next_behaviors(self) -> Sequence[float]:
@@ -108,7 +108,7 @@ class PopularItems:
         if self._since_halving >= self._half_life:
             self._halve()
         count = self._counts[item] = self._counts.get(item, 0) + 1
-        if count > self._least or item in self._top:
+        if count > self._least:
             self._rise(item, count)
 
     def _rise(self, item: str, count: int) -> None:
@@ -138,46 +138,37 @@ class LiveScores:
         self.repeat = Score()
         self.behavior = BehaviorScore()
         self._behaviors = {name: position for position, name in enumerate(behaviors)}
-        self._expected: OrderedDict[str, Expectation] = OrderedDict()
+        # by user: probabilities of the behaviours, and the first K items, most probable first
+        self._expected: OrderedDict[str, tuple[Sequence[float], tuple[str, ...]]] = OrderedDict()
         self._capacity = capacity
         self._popular = PopularItems(half_life)
 
-    def expects(self, user_id: str) -> bool:
-        """Whether the next event of this user will be scored."""
-        return user_id in self._expected
+    def observe(self, event: Event, repeat_rank: Callable[[], int | None]) -> None:
+        """Score what was expected of a user against the next event.
 
-    def observe(self, event: Event, repeat_rank: int | None) -> None:
-        """Score what was expected of this user against `event`.
-
-        `repeat_rank` is the rank of its item among the user's own items before it, the most recent first.
+        `repeat_rank` tells the rank of its item among the user's own items before it, the most recent first; it is asked
+        only if that is to be scored.
         """
-        item = event.item_id
-        expected = self._expected.pop(event.user_id, None)
+        user_id, behavior, _, item, _, _ = event
+        expected = self._expected.pop(user_id, None)
         if expected is not None:
-            self.behavior.add(expected.next_behaviors, self._behaviors.get(event.behavior))
+            behaviors, items = expected
+            self.behavior.add(behaviors, self._behaviors.get(behavior))
             if item is not None:
-                self.model.add(_rank(expected.next_items, item))
+                self.model.add(items.index(item) + 1 if item in items else None)
                 self.popularity.add(self._popular.rank(item))
-                self.repeat.add(repeat_rank)
+                self.repeat.add(repeat_rank())
         if item is not None:
             self._popular.count(item)
 
-    def expect(self, user_id: str, expectation: Expectation) -> None:
+    def expect(self, user_id: str, prediction: Predicted) -> None:
         """Keep what is expected of a user until the next event."""
-        expected = self._expected
-        expected[user_id] = expectation
-        expected.move_to_end(user_id)
-        if len(expected) > self._capacity:
-            expected.popitem(last=False)
+        items = tuple([listed["item_id"] for listed in prediction.next_items[:K]])
+        self._expected[user_id] = (prediction.next_behaviors, items)
+        self._expected.move_to_end(user_id)
+        if len(self._expected) > self._capacity:
+            self._expected.popitem(last=False)
 
     def forget(self, user_id: str) -> None:
         """Drop what is kept of a user."""
         self._expected.pop(user_id, None)
-
-
-def _rank(ranking: Sequence[Mapping[str, Any]], item: str) -> int | None:
-    """The rank of `item`, from 1, among the first K."""
-    for rank, listed in enumerate(ranking[:K], start=1):
-        if listed["item_id"] == item:
-            return rank
-    return None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
-import gc
 import logging
 import os
 import socket
@@ -18,7 +16,7 @@ from faust.types import TP
 
 from model.artifact import ArtifactError
 from model.engine import Engine
-from stream_app import behaviors, topics, web
+from stream_app import behaviors, garbage, topics, web
 from stream_app.agent import PredictionAgent
 from stream_app.connection import security
 from stream_app.metrics import WorkerMetrics
@@ -57,6 +55,7 @@ class Worker:
         self._settings = settings
         self._table = table
         self._last_ms: dict[int, int] = {}  # by partition: timestamp of the last record done
+        self._garbage = garbage.Collector()
 
     def prepare(self, *_: Any, **__: Any) -> None:
         """Look at the broker and load the model. What is wrong becomes one line, and the worker does not start."""
@@ -65,14 +64,16 @@ class Worker:
             self._check_port()
             asyncio.run(self._check_topics())
             self.engine = load_engine(settings)
-            self.pipeline = new_pipeline(self.engine, settings, behaviors.load(settings.behaviors), self._table.read)
+            self.pipeline = new_pipeline(
+                self.engine, settings, behaviors.load(settings.behaviors), self._table.read, self._table.users
+            )
         except (ArtifactError, behaviors.BehaviorError, topics.TopicError, ValueError) as error:
             raise click.ClickException(str(error)) from None
         self.metrics = WorkerMetrics(
             model_version=self.engine.version, device=self.engine.device, chunk_records=settings.chunk_records
         )
         self.agent = PredictionAgent(self._app, settings, self.pipeline, self._table, self.observe)
-        _keep_out_of_garbage_collection()
+        garbage.take_over()
 
     def observe(self, report: BatchReport) -> None:
         """Take note of a finished chunk."""
@@ -90,6 +91,10 @@ class Worker:
             lags=web.lags(self._app, self._settings, self._last_ms),
         )
 
+    async def collect_garbage(self) -> None:
+        """To be called once a second."""
+        self._garbage.collect()
+
     async def meet_partitions(self, _: Any, assigned: set[TP], *__: Any, **___: Any) -> None:
         """Partitions are ours: until a record of one is done, its lag is counted from now."""
         now_ms = int(time() * 1000)
@@ -97,7 +102,7 @@ class Worker:
 
     async def forget_partitions(self, *_: Any, **__: Any) -> None:
         """Partitions are moving: what is decoded in memory may soon be somebody else's to change."""
-        self.pipeline.cache.clear()
+        self.pipeline.forget()
         self.agent.forget_partitions()
         self._last_ms.clear()
         self._app.consumer.scheduler.forget()  # type: ignore[attr-defined]  # ours, by the options
@@ -112,14 +117,3 @@ class Worker:
             socket.create_server((host, port)).close()
         except OSError as error:
             raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}; set --port") from None
-
-
-def _keep_out_of_garbage_collection() -> None:
-    """What is loaded by now stays: half a million objects of torch and of the model that no collection need look at.
-
-    Then a young collection for every 50,000 containers, about those of ten chunks, instead of every 700.
-    """
-    gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # or what torch's bindings hold would be called a leak
-    gc.set_threshold(50_000, 20, 20)
