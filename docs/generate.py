@@ -16,7 +16,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from stream_app.metrics import WorkerMetrics
+from stream_app.metrics import BulkHistogram, WorkerMetrics
 from stream_app.settings import Settings
 
 PAGE = Path(__file__).with_name("operations.md")
@@ -35,9 +35,9 @@ def metrics_table() -> str:
     """Every metric of our own: name as exposed, type, labels, what it says."""
     rows = ["| metric | type | labels | |", "|---|---|---|---|"]
     for metric in _metrics():
-        kind, name = metric._type, metric._name  # noqa: SLF001  # nothing else tells a metric without samples
+        kind, name = getattr(metric, "_type", "histogram"), metric._name  # noqa: SLF001  # nothing else tells one without samples
         exposed = {"counter": f"{name}_total", "info": f"{name}_info"}.get(kind, name)
-        labels = "`version`, `device`" if kind == "info" else ", ".join(f"`{label}`" for label in metric._labelnames)  # noqa: SLF001
+        labels = "`version`, `device`" if kind == "info" else ", ".join(f"`{label}`" for label in getattr(metric, "_labelnames", ()))
         rows.append(f"| `{exposed}` | {kind} | {labels} | {metric._documentation} |")  # noqa: SLF001
     return "\n".join(rows)
 
@@ -56,9 +56,10 @@ def fill(page: str) -> str:
     return page
 
 
-def _metrics() -> Iterator[MetricWrapperBase]:
+def _metrics() -> Iterator[MetricWrapperBase | BulkHistogram]:
     metrics = WorkerMetrics(model_version="", device="", chunk_records=1)
-    return (value for value in vars(metrics.registry)["_collector_to_names"] if isinstance(value, MetricWrapperBase))
+    kinds = (MetricWrapperBase, BulkHistogram)
+    return (value for value in vars(metrics.registry)["_collector_to_names"] if isinstance(value, kinds))
 
 
 def _type(annotation: Any) -> str:

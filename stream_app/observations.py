@@ -32,6 +32,7 @@ class BatchReport:
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
     predictions: int = 0
     erasures: int = 0
+    expired: int = 0  # users whose histories went because they were idle
     histories: int = 0  # users written
     outcomes: Counter[str] = field(default_factory=Counter)
     dead_letters: Counter[str] = field(default_factory=Counter)  # by reason
@@ -53,6 +54,7 @@ class BatchReport:
         now = time()
         self.last_timestamp_ms = records[-1].timestamp
         self.erasures = len(batch.erasures)
+        self.expired = len(batch.expired)
         self.predictions = len(outputs.predictions) - self.erasures
         self.histories = len(outputs.states)
         self.outcomes.update(batch.outcomes)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, Protocol, overload
 
 from model.window import Window, WindowRule
 from stream_app import history as histories
 from stream_app.dead_letters import dead_letter
 from stream_app.events import Erasure, Event, EventDecoder, Reason, Record, Rejected
+from stream_app.expiry import Expiry
 from stream_app.history import History, HistoryRule, Outcome
 from stream_app.predictions import Forecast, Message, PredictionEncoder, prediction_id
 from stream_app.scoring import K, LiveScores
@@ -84,7 +86,8 @@ class Batch:
     requests: list[Request] = field(default_factory=list)
     rejects: list[tuple[Record, Rejected]] = field(default_factory=list)
     erasures: list[tuple[Record, str]] = field(default_factory=list)
-    changed: dict[str, History | None] = field(default_factory=dict)  # by user; None: erased
+    expired: list[str] = field(default_factory=list)  # users who were idle
+    changed: dict[str, History | None] = field(default_factory=dict)  # by user; None: erased, or expired
     outcomes: Counter[Outcome] = field(default_factory=Counter)
 
 
@@ -94,7 +97,7 @@ class Outputs:
 
     predictions: list[tuple[Record, Message]]  # tombstones of erased users included
     dead_letters: list[tuple[Message, Reason]]
-    states: list[tuple[bytes, bytes | None]]  # (user, stored history); None: erased
+    states: list[tuple[bytes, bytes | None]]  # (user, stored history); None: erased, or expired
     fallbacks: Counter[str] = field(default_factory=Counter)
 
 
@@ -121,8 +124,16 @@ class HistoryCache:
             return History(partition)
         return found if found.partition == partition else histories.on_partition(found, partition)
 
+    def peek(self, user_id: str) -> History | None:
+        """The history of a user as it is, None if there is none; not remembered."""
+        try:
+            return self._users[user_id]
+        except KeyError:
+            stored = self._load(user_id.encode())
+            return None if stored is None else histories.decode(stored)
+
     def put(self, user_id: str, history: History | None) -> None:
-        """Remember a user's history, None for an erased one."""
+        """Remember a user's history, None for one who has none any more."""
         self._users[user_id] = history
         self._users.move_to_end(user_id)
 
@@ -148,6 +159,7 @@ class Pipeline:
         source: str,
         margin: int = 16,
         lateness_ms: int = 3_600_000,
+        expiry: Expiry | None = None,
     ) -> None:
         self.scores = LiveScores(predictor.behaviors)
         self.rule = HistoryRule(predictor.window, margin=margin, lateness_ms=lateness_ms)
@@ -155,24 +167,35 @@ class Pipeline:
         self._predictor = predictor
         self._decoder = decoder
         self._encoder = PredictionEncoder(predictor.behaviors, predictor.version, source)
+        self._expiry = expiry
 
     @property
     def unknown_fields(self) -> int:
         """Records so far that carried fields outside the contract."""
         return self._decoder.unknown_fields
 
+    def forget(self) -> None:
+        """Partitions are moving: what is known of their users may soon be somebody else's to change."""
+        self.cache.clear()
+        if self._expiry is not None:
+            self._expiry.forget()
+
     def decode(self, records: Iterable[Record]) -> tuple[list[tuple[Record, Event | Erasure]], Batch]:
         """Each record becomes an event or a rejection; nothing stops the batch."""
         events, rejects = self._decoder.decode_all(records)
         return events, Batch(rejects=rejects)
 
-    def fold(self, events: Iterable[tuple[Record, Event | Erasure]], batch: Batch) -> Batch:
-        """Each event goes into its user's history and asks for a prediction as of its own offset."""
+    def fold(self, events: Sequence[tuple[Record, Event | Erasure]], batch: Batch) -> Batch:
+        """Each event goes into its user's history and asks for a prediction as of its own offset; idle users expire."""
         for record, event in events:
             if isinstance(event, Erasure):
                 self._erase(record, event.user_id, batch)
             else:
                 self._fold_event(record, event, batch)
+        if self._expiry is not None:
+            batch.expired = self._expiry.expired(events, self.cache.peek)
+            for user_id in batch.expired:
+                self._remove(user_id, batch)
         return batch
 
     def windows(self, batches: Iterable[Batch]) -> Windows:
@@ -194,14 +217,13 @@ class Pipeline:
     def score(self, batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> None:
         """Each event is scored against what was expected of its user; then its own forecast is kept for the next."""
         scores = self.scores
-        for _, user_id in batch.erasures:
+        for user_id in (*batch.expired, *(erased for _, erased in batch.erasures)):
             scores.forget(user_id)
         for (_, event, before, _, outcome), forecast in zip(batch.requests, forecasts, strict=True):
             if outcome is not FOLDED or isinstance(forecast, Rejected):
                 continue  # a record that came again was scored the first time
-            user_id = event.user_id
-            scores.observe(event, _repeat_rank(event, before) if scores.expects(user_id) else None)
-            scores.expect(user_id, forecast)
+            scores.observe(event, partial(_repeat_rank, event, before))
+            scores.expect(event.user_id, forecast)
 
     def conclude(self, batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> Outputs:
         """The messages and states of the batch, ready to be delivered."""
@@ -243,9 +265,12 @@ class Pipeline:
         batch.requests.append(new(Request, (record, event, before, after, outcome)))
 
     def _erase(self, record: Record, user_id: str, batch: Batch) -> None:
+        self._remove(user_id, batch)
+        batch.erasures.append((record, user_id))
+
+    def _remove(self, user_id: str, batch: Batch) -> None:
         batch.changed[user_id] = None
         self.cache.put(user_id, None)
-        batch.erasures.append((record, user_id))
 
     def _probe(self) -> None:
         """Is it the records, or the model? A window that any model must answer tells."""

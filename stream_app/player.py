@@ -53,7 +53,7 @@ def play_inline(
         raise ReplayError("an inline replay needs --out FILE")
     try:
         pipeline = new_pipeline(load_engine(settings), settings, behaviors)
-    except ArtifactError as error:
+    except (ArtifactError, ValueError) as error:
         raise ReplayError(str(error)) from None
     start = perf_counter()
     with _opened(out) as file, _bar(len(frame), console, quiet=quiet) as report:

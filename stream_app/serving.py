@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ from model.artifact import ArtifactError
 from model.engine import Engine
 from stream_app.behaviors import Behaviors
 from stream_app.events import EventDecoder
+from stream_app.expiry import Expiry, Users, idle_limit_ms
+from stream_app.history import HistoryRule
 from stream_app.pipeline import HistoryCache, Pipeline, Predictor
 from stream_app.settings import Settings
 
@@ -26,8 +29,15 @@ def new_pipeline(
     settings: Settings,
     behaviors: Behaviors,
     load: Callable[[bytes], bytes | None] = lambda _: None,
+    users: Users | None = None,
 ) -> Pipeline:
-    """A pipeline around `predictor`; `load` reads stored histories by user id, and by default there are none."""
+    """A pipeline around `predictor`. Raises ValueError.
+
+    `load` reads stored histories by user id, and by default there are none. `users` walks over all of them, to find the
+    idle ones; without it nobody expires, which changes no prediction of an event in time.
+    """
+    lateness_ms, margin = int(settings.lateness_s * 1000), settings.chunk_records_per_user
+    idle_ms = idle_limit_ms(settings.idle_s, HistoryRule(predictor.window, margin, lateness_ms))
     decoder = EventDecoder(
         behaviors, max_bytes=settings.max_event_bytes, max_future_ms=int(settings.max_future_s * 1000)
     )
@@ -36,6 +46,7 @@ def new_pipeline(
         decoder,
         HistoryCache(load, settings.cached_users),
         source=f"nextmove/{settings.app_id}",
-        margin=settings.chunk_records_per_user,
-        lateness_ms=int(settings.lateness_s * 1000),
+        margin=margin,
+        lateness_ms=lateness_ms,
+        expiry=None if users is None or math.isinf(idle_ms) else Expiry(idle_ms, users, settings.chunk_records),
     )

@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from stream_app.expiry import looks
+
 DAY_S = 24 * 3600
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -70,6 +72,11 @@ class Settings(BaseSettings):
     lateness_s: Seconds = Field(3600.0, description="how far an event may lie behind its user's latest event")
 
     # State
+    idle_s: Seconds | None = Field(
+        None,
+        description="a user who is so far behind the newest event of the partition is forgotten; default and least: the "
+        "model's window age + `lateness_s`, beyond which no prediction changes; `inf`: nobody is",
+    )
     store: Literal["memory://", "rocksdb://"] = Field("memory://", description="where the table of histories lives")
     data_dir: Path = Field(Path("var/nextmove"), description="RocksDB files; one directory per worker")
     cached_users: Annotated[int, Field(ge=10_000)] = Field(100_000, description="decoded histories kept in memory")
@@ -110,7 +117,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _room_for_users(self) -> Settings:
-        in_work = (2 * self.chunks_prepared + 3) * self.chunk_records  # prepared, on the device, on their way between
+        users = self.chunk_records + looks(self.chunk_records)  # of a chunk: those of its records, and those who expire
+        in_work = (2 * self.chunks_prepared + 3) * users  # prepared, on the device, on their way between
         if self.cached_users < in_work:
             raise ValueError(f"cached_users must be at least {in_work}: so many may be in work at once")
         return self

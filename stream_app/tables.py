@@ -6,12 +6,15 @@ when the offset is committed. The records are the very ones that Faust's recover
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import faust
+from faust.stores.memory import Store as MemoryStore
 from faust.types import TP
-from mode.utils.collections import FastUserDict
+
+PAGE_USERS = 256  # read together from a store on disk
 
 
 class Change(NamedTuple):
@@ -35,10 +38,22 @@ class HistoryTable(faust.Table[bytes, bytes]):
     def read(self, key: bytes) -> bytes | None:
         """The stored history of a user, None if there is none."""
         store: Any = self.data
-        if isinstance(store, FastUserDict):  # in memory; its own `get` raises and catches a KeyError for each new user
+        if isinstance(store, MemoryStore):  # its own `get` raises and catches a KeyError for each new user
             store = store.data
         value: bytes | None = store.get(key)
         return value
+
+    def users(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """All users and their stored histories, each as it is when it is reached; None for one who is gone by then.
+
+        A walk may take as long as it likes: it keeps only names, or one page of a store on disk, which it holds open
+        for no longer than it reads the page.
+        """
+        store: Any = self.data
+        if isinstance(store, MemoryStore):
+            users = list(store.data)
+            return zip(users, map(store.data.get, users), strict=True)
+        return _users_on_disk(store)
 
     def apply(self, partition: int, states: Sequence[tuple[bytes, bytes | None]], offsets: Sequence[int]) -> None:
         """Take changes, delivered at `offsets` of the changelog, into the local store, as recovery would from there.
@@ -69,6 +84,20 @@ class HistoryTable(faust.Table[bytes, bytes]):
     def on_key_del(self, key: bytes) -> None:
         """As little as one by `on_key_set`."""
         raise TypeError("histories are delivered to the changelog and applied, never erased by del table[key]")
+
+
+def _users_on_disk(store: Any) -> Iterator[tuple[bytes, bytes]]:
+    from rocksdict import ReadOptions  # of an extra
+
+    reading = ReadOptions()
+    reading.fill_cache(False)  # type: ignore[call-arg]  # its stub is wrong; what is walked over is not what is wanted next
+    for partition in sorted(store._dbs):  # noqa: SLF001  # Faust's own way holds an iterator, and so the files
+        begin: bytes | None = b""
+        while begin is not None and (db := store._dbs.get(partition)) is not None:  # noqa: SLF001  # gone: moved away
+            page = list(islice(db.items(from_key=begin, read_opt=reading), PAGE_USERS))
+            del db
+            yield from (user for user in page if user[0] != store.offset_key)
+            begin = page[-1][0] + b"\0" if len(page) == PAGE_USERS else None
 
 
 def _as_it_is(stored: bytes) -> bytes:
