@@ -37,7 +37,11 @@ def metrics_table() -> str:
     for metric in _metrics():
         kind, name = getattr(metric, "_type", "histogram"), metric._name  # noqa: SLF001  # nothing else tells one without samples
         exposed = {"counter": f"{name}_total", "info": f"{name}_info"}.get(kind, name)
-        labels = "`version`, `device`" if kind == "info" else ", ".join(f"`{label}`" for label in getattr(metric, "_labelnames", ()))
+        labels = (
+            "`version`, `device`"
+            if kind == "info"
+            else ", ".join(f"`{label}`" for label in getattr(metric, "_labelnames", ()))
+        )
         rows.append(f"| `{exposed}` | {kind} | {labels} | {metric._documentation} |")  # noqa: SLF001
     return "\n".join(rows)
 

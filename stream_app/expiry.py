@@ -28,9 +28,14 @@ Users = Callable[
 ]  # (user, stored history), None for one who has gone meanwhile
 
 
-def looks(records: int) -> int:
-    """How many users are looked at with a chunk; no more can expire with it."""
-    return records // 2 + 16
+def most_expired(records: int) -> int:
+    """How many users at most expire with a chunk of so many records, each of which may have been somebody's first."""
+    return records + 16
+
+
+def most_kept(records: int) -> int:
+    """How many users at most are looked at with a chunk in vain."""
+    return records // 4 + 16
 
 
 def idle_limit_ms(idle_s: float | None, rule: HistoryRule) -> float:
@@ -75,9 +80,9 @@ class Expiry:
         if not self._is_settled(partition, len(events)):
             return []
         self._begin(partition)
-        most = looks(len(events))
+        most = most_expired(len(events))
         candidates = self._take_waiting(partition, most)
-        candidates += self._look_at(most - len(candidates), partition)
+        candidates += self._look_around(partition, most - len(candidates), most_kept(len(events)))
         if not candidates:
             return []
         present = {event.user_id for _, event in events}
@@ -87,8 +92,12 @@ class Expiry:
     def _advance(self, partition: int, events: Sequence[tuple[Record, Event | Erasure]]) -> None:
         newest_ms = self._newest_ms.get(partition, 0)
         for record, event in events:
-            if isinstance(event, Event) and event.time_ms > newest_ms:
-                newest_ms = max(newest_ms, min(event.time_ms, record.timestamp))
+            if type(event) is Event and event.time_ms > newest_ms:
+                time_ms, timestamp = event.time_ms, record.timestamp
+                if timestamp >= time_ms:
+                    newest_ms = time_ms
+                elif timestamp > newest_ms:
+                    newest_ms = timestamp
         self._newest_ms[partition] = newest_ms
 
     def _begin(self, partition: int) -> None:
@@ -112,24 +121,26 @@ class Expiry:
             del waiting[user]
         return taken
 
-    def _look_at(self, most: int, partition: int) -> list[bytes]:
-        """The idle among the next users of the sweep; those of other partitions wait."""
+    def _look_around(self, partition: int, most: int, patience: int) -> list[bytes]:
+        """The next idle users of the sweep, until there are enough or it takes too long; those of other partitions wait."""
+        found: list[bytes] = []
         if self._sweep is None or most == 0:
-            return []
-        idle_ms, newest_ms, found = self._idle_ms, self._newest_ms, []
+            return found
+        idle_ms, newest_ms = self._idle_ms, self._newest_ms
         anywhere_ms = max(newest_ms.values()) - idle_ms  # whoever was seen since is idle in no partition
-        looked = 0
-        for looked, (user, stored) in enumerate(islice(self._sweep, most), 1):  # noqa: B007  # how many there were
-            if stored is None:
-                continue
-            home, last_ms = newest_at_a_glance(stored)
+        for user, stored in self._sweep:
+            home, last_ms = (partition, math.inf) if stored is None else newest_at_a_glance(stored)
             if last_ms < anywhere_ms and last_ms < newest_ms.get(home, -math.inf) - idle_ms:
                 if home == partition:
                     found.append(user)
                 else:
                     self._waiting.setdefault(home, {})[user] = None
-        if looked < most:
-            self._sweep = None
+                most -= 1
+            else:
+                patience -= 1
+            if most == 0 or patience == 0:
+                return found
+        self._sweep = None
         return found
 
     def _is_idle(self, user: str, partition: int, history_of: Callable[[str], History | None]) -> bool:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from stream_app.expiry import looks
+from stream_app.expiry import most_expired
 
 DAY_S = 24 * 3600
 
@@ -117,7 +117,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _room_for_users(self) -> Settings:
-        users = self.chunk_records + looks(self.chunk_records)  # of a chunk: those of its records, and those who expire
+        users = self.chunk_records + most_expired(self.chunk_records)  # of a chunk
         in_work = (2 * self.chunks_prepared + 3) * users  # prepared, on the device, on their way between
         if self.cached_users < in_work:
             raise ValueError(f"cached_users must be at least {in_work}: so many may be in work at once")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from model.window import WindowRule
 from stream_app import history as histories
 from stream_app.events import Erasure, Event
-from stream_app.expiry import SWEEPS, Expiry, idle_limit_ms, looks
+from stream_app.expiry import SWEEPS, Expiry, idle_limit_ms, most_expired, most_kept
 from stream_app.history import History, HistoryRule
 from stream_app.intake import ChunkLimits, chunks
 from stream_app.observations import BatchReport
@@ -202,9 +202,20 @@ def test_a_sweep_takes_a_few_users_with_each_chunk_and_ends() -> None:
     expired: list[str] = []
     for chunk in range(70):
         expired += work(steps, table, [at("ben", 2 * chunk, 5000), at("ben", 2 * chunk + 1, 5000)])
-        assert users.seen <= looks(2) * (chunk + 1)
+        assert users.seen <= (most_expired(2) + most_kept(2)) * (chunk + 1)
     assert sorted(expired, key=int) == [str(n) for n in range(0, 1000, 2)]
     assert (users.sweeps, users.seen) == (1, 1000)
+
+
+def test_it_keeps_up_with_users_who_come_once() -> None:
+    """Each record is of somebody new; nobody comes back."""
+    table: Table = {}
+    steps = expiring(table, capacity=10_000)
+    largest = 0
+    for chunk in range(400):
+        work(steps, table, [at(f"{chunk}-{n}", 50 * chunk + n, 100 * chunk + 2 * n) for n in range(50)])
+        largest = max(largest, len(table))
+    assert largest < 5 * 50 * IDLE_MS / 100
 
 
 def test_a_sweep_begins_when_the_time_has_moved_on_by_a_good_part_of_the_idle_time() -> None:
@@ -223,7 +234,7 @@ def test_no_more_expire_with_a_chunk_than_it_looks_at() -> None:
     work(steps, table, [at("ben", 0, 0, partition=1)])  # begins the sweep, in which nobody is idle yet
     for chunk in range(40):
         partition = chunk % 2
-        assert len(work(steps, table, [at("ben", chunk + 1, 5000 + chunk, partition=partition)])) <= looks(1)
+        assert len(work(steps, table, [at("ben", chunk + 1, 5000 + chunk, partition=partition)])) <= most_expired(1)
     for chunk in range(40, 60):
         work(steps, table, [at("ben", chunk + 1, 5000 + chunk * 100, partition=chunk % 2)])
     assert set(table) == {b"ben"}

@@ -57,3 +57,24 @@ def test_histories_are_read_from_the_table_and_kept_for_redelivery() -> None:
 def test_an_unreadable_table_stops_a_pipeline_rather_than_forgetting_a_user() -> None:
     with pytest.raises(history.HistoryError):
         run(new_pipeline(Echo(), Settings(), BEHAVIORS, lambda _: b"damaged"), [event_record("u", 0)])
+
+
+def test_users_expire_where_there_is_a_table_to_walk_over() -> None:
+    table: Table = {}
+    settings = Settings(lateness_s=1, chunk_records=1)
+    for users, left in ((lambda: list(table.items()), {b"ben", b"carl"}), (None, {b"anna", b"ben", b"carl"})):
+        table.clear()
+        steps = new_pipeline(Echo(), settings, BEHAVIORS, table.get, users)
+        idle_ms = Echo().window.age_ms + 1000
+        for offset, (user, ms) in enumerate([("anna", 0), ("ben", 500), ("carl", idle_ms + 1)]):
+            record = event_record(user, offset, NOW_MS + ms)._replace(timestamp=NOW_MS + 9999)
+            apply(table, run(steps, [record])[1])
+        assert set(table) == left
+
+
+def test_an_idle_time_that_windows_outlast_is_refused() -> None:
+    for users in (list, None):
+        with pytest.raises(ValueError, match="idle_s must be at least 3601: "):
+            new_pipeline(Echo(), Settings(idle_s=3600), BEHAVIORS, users=users)
+    assert Settings(idle_s=float("inf")).idle_s == float("inf")
+    new_pipeline(Echo(), Settings(idle_s=float("inf")), BEHAVIORS, users=list)

@@ -1,20 +1,19 @@
 """The table of histories: written by the agent only, and never the users of partitions that went elsewhere."""
 
 import asyncio
-from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 import faust
 import pytest
 from faust.types import TP
-from faust.types.tuples import ConsumerMessage, RecordMetadata
+from faust.types.tuples import ConsumerMessage
 
 from stream_app import history
 from stream_app.faust_options import ROCKSDB, app_options
 from stream_app.history import History
 from stream_app.settings import Settings
-from stream_app.tables import HistoryTable
+from stream_app.tables import PAGE_USERS, HistoryTable
 
 CHANGELOG = "nextmove-histories-changelog"
 
@@ -33,49 +32,36 @@ def stored(partition: int) -> bytes:
     return history.encode(History(partition))
 
 
-def delivered(partition: int, *offsets: int) -> list[RecordMetadata]:
-    place = TP(CHANGELOG, partition)
-    return [RecordMetadata(CHANGELOG, partition, place, offset, None, None) for offset in offsets]
-
-
 def test_its_changelog_has_the_name_that_the_settings_say(table: HistoryTable) -> None:
     assert table.changelog_topic_name == CHANGELOG
 
 
 def test_nothing_is_written_behind_the_back_of_the_changelog(table: HistoryTable) -> None:
-    table.apply([(b"u", stored(0))], delivered(0, 0))
-    with pytest.raises(TypeError, match="write_changelog and apply"):
+    table.apply(0, [(b"u", stored(0))], [0])
+    with pytest.raises(TypeError, match="delivered to the changelog and applied"):
         table[b"u"] = stored(1)
-    with pytest.raises(TypeError, match="write_changelog and apply"):
+    with pytest.raises(TypeError, match="delivered to the changelog and applied"):
         del table[b"u"]
-    with pytest.raises(TypeError, match="write_changelog and apply"):
+    with pytest.raises(TypeError, match="delivered to the changelog and applied"):
         table[b"v"] = stored(1)
     assert (table.read(b"u"), table.read(b"v")) == (stored(0), None)
 
 
 def test_what_is_applied_is_read_and_what_is_erased_is_gone(table: HistoryTable) -> None:
     assert table.read(b"u") is None
-    table.apply([(b"u", stored(0)), (b"v", stored(0))], delivered(0, 5, 6))
+    table.apply(0, [(b"u", stored(0)), (b"v", stored(0))], [5, 6])
     assert (table.read(b"u"), table.read(b"v")) == (stored(0), stored(0))
-    table.apply([(b"u", None), (b"never seen", None), (b"v", stored(1))], delivered(0, 7, 8, 9))
+    table.apply(0, [(b"u", None), (b"never seen", None), (b"v", stored(1))], [7, 8, 9])
     assert (table.read(b"u"), table.read(b"never seen"), table.read(b"v")) == (None, None, stored(1))
-    table.apply([], [])
+    table.apply(0, [], [])
 
 
-async def test_changes_go_to_the_changelog_as_recovery_reads_them(table: HistoryTable) -> None:
-    """Raw bytes, to the partition of the events, in order; None is a tombstone."""
-    sent: list[tuple[Any, ...]] = []
-
-    class Producer:
-        async def send(self, *record: Any) -> Awaitable[Any]:
-            sent.append(record)
-            return asyncio.get_running_loop().create_future()
-
-    table.app.producer = Producer()  # type: ignore[assignment]
-    futures = await table.write_changelog(3, [(b"u", b"1"), (b"v", None)])
-    assert sent == [(CHANGELOG, b"u", b"1", 3, None, None), (CHANGELOG, b"v", None, 3, None, None)]
-    assert len(futures) == 2
-    assert table.read(b"u") is None, "only once it is delivered"
+def test_a_walk_over_all_users_bears_changes_on_the_way(table: HistoryTable) -> None:
+    table.apply(0, [(b"%d" % n, stored(0)) for n in range(4)], range(4))
+    walk = table.users()
+    assert next(walk) == (b"0", stored(0))
+    table.apply(1, [(b"1", None), (b"2", stored(1)), (b"new", stored(1))], range(3))
+    assert list(walk) == [(b"1", None), (b"2", stored(1)), (b"3", stored(0))]
 
 
 class Consumer:
@@ -90,7 +76,7 @@ async def test_after_a_recovery_users_of_other_partitions_are_gone_and_nothing_f
     app.consumer = consumer = Consumer()  # type: ignore[assignment]
     app.flow_control.resume()
     for partition in range(4):
-        table.apply([(b"user of %d" % partition, stored(partition))], delivered(partition, 0))
+        table.apply(partition, [(b"user of %d" % partition, stored(partition))], [0])
     await table.on_recovery_completed({TP(CHANGELOG, 0), TP(CHANGELOG, 2)}, set())
     assert [table.read(b"user of %d" % partition) is not None for partition in range(4)] == [True, False, True, False]
     assert not consumer.flows, "Faust resumes it once it has sought its place"
@@ -100,7 +86,7 @@ async def test_after_a_recovery_users_of_other_partitions_are_gone_and_nothing_f
 async def test_a_memory_store_drops_standby_copies_so_there_are_none(table: HistoryTable) -> None:
     """Faust would go on reading such a partition behind them, and miss these users once it is active here."""
     table.app.consumer = Consumer()  # type: ignore[assignment]
-    table.apply([(b"of a standby", stored(1))], delivered(1, 0))
+    table.apply(1, [(b"of a standby", stored(1))], [0])
     await table.on_recovery_completed({TP(CHANGELOG, 0)}, {TP(CHANGELOG, 1)})
     assert table.read(b"of a standby") is None, "if Faust keeps them by now, standbys may come back"
     assert app_options(Settings())["table_standby_replicas"] == 0
@@ -138,8 +124,8 @@ async def test_the_store_on_disk_keeps_each_partition_apart(on_disk: HistoryTabl
 
     async def work(partition: int) -> None:
         await asyncio.sleep(0.01)  # by now the stream waits for the next event
-        on_disk.apply([(b"u", stored(partition)), (b"gone", stored(partition))], delivered(partition, 4, 5))
-        on_disk.apply([(b"gone", None)], delivered(partition, 6))
+        on_disk.apply(partition, [(b"u", stored(partition)), (b"gone", stored(partition))], [4, 5])
+        on_disk.apply(partition, [(b"gone", None)], [6])
         assert (on_disk.read(b"u"), on_disk.read(b"gone")) == (stored(partition), None)
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
@@ -149,6 +135,24 @@ async def test_the_store_on_disk_keeps_each_partition_apart(on_disk: HistoryTabl
             group.create_task(work(event.message.partition))
     for partition in (1, 2):
         assert on_disk.data.persisted_offset(TP(CHANGELOG, partition)) == 6
+
+
+def test_a_walk_over_a_store_on_disk_holds_no_file_open(on_disk: HistoryTable) -> None:
+    """Or the worker that gets the partition, or this one when it comes back, could not open it."""
+    store: Any = on_disk.data
+    names = [b"%04d" % n for n in range(2 * PAGE_USERS)]
+    on_disk.apply(2, [(name, stored(2)) for name in names], range(len(names)))
+    on_disk.apply(1, [(b"u", stored(1))], [0])
+    assert list(on_disk.users()) == [(b"u", stored(1)), *((name, stored(2)) for name in names)]
+
+    walk = on_disk.users()
+    first = [next(walk) for _ in range(PAGE_USERS + 1)]
+    on_disk.apply(2, [(names[-1], None)], [len(names)])
+    store.revoke_partitions(on_disk, {TP(CHANGELOG, 2)})
+    rest = list(walk)
+    assert [name for name, _ in [*first, *rest]] == [b"u", *names[:PAGE_USERS]], "what had been read, and no more"
+    on_disk.apply(2, [(b"again", stored(2))], [len(names) + 1])
+    assert len(list(on_disk.users())) == 1 + len(names) - 1 + 1
 
 
 class WithoutAcks:
