@@ -22,6 +22,7 @@ from stream_app.predictions import Forecast, Message, PredictionEncoder, predict
 from stream_app.scoring import K, LiveScores
 
 FOLDED, REPEAT, TOO_LATE = Outcome.FOLDED, Outcome.REPEAT, Outcome.TOO_LATE  # looked up once
+UNKNOWN = History(-1)  # stands for "not remembered"
 new = tuple.__new__  # makes a named tuple at half the cost of calling it
 
 
@@ -115,13 +116,12 @@ class HistoryCache:
 
     def get(self, user_id: str, partition: int) -> History:
         """The history of a user as read from `partition`; an empty one if there is none."""
-        try:
-            found = self._users[user_id]
-        except KeyError:
+        found = self._users.get(user_id, UNKNOWN)
+        if found is UNKNOWN:
             stored = self._load(user_id.encode())
             found = None if stored is None else histories.decode(stored)
         if found is None:
-            return History(partition)
+            return new(History, (partition, -1, b"", b"", b"", b"", b"", b""))
         return found if found.partition == partition else histories.on_partition(found, partition)
 
     def peek(self, user_id: str) -> History | None:
@@ -187,11 +187,23 @@ class Pipeline:
 
     def fold(self, events: Sequence[tuple[Record, Event | Erasure]], batch: Batch) -> Batch:
         """Each event goes into its user's history and asks for a prediction as of its own offset; idle users expire."""
+        cache, rule, requests, changed, folded = self.cache, self.rule, batch.requests, batch.changed, 0
         for record, event in events:
             if isinstance(event, Erasure):
                 self._erase(record, event.user_id, batch)
+                continue
+            user_id = event.user_id
+            before = cache.get(user_id, record.partition)
+            after, outcome = histories.fold(before, event, record.offset, rule)
+            if outcome is FOLDED:
+                folded += 1
+                changed[user_id] = after
+                cache.put(user_id, after)
+                requests.append(new(Request, (record, event, before, after, outcome)))
             else:
-                self._fold_event(record, event, batch)
+                self._take_back(Request(record, event, before, after, outcome), batch)
+        if folded:
+            batch.outcomes[FOLDED] += folded
         if self._expiry is not None:
             batch.expired = self._expiry.expired(events, self.cache.peek)
             for user_id in batch.expired:
@@ -250,19 +262,18 @@ class Pipeline:
         ]
         return Outputs(predictions, letters, states, fallbacks)
 
-    def _fold_event(self, record: Record, event: Event, batch: Batch) -> None:
-        user_id, offset = event.user_id, record.offset
-        before = self.cache.get(user_id, record.partition)
-        after, outcome = histories.fold(before, event, offset, self.rule)
+    def _take_back(self, request: Request, batch: Batch) -> None:
+        """An event that has changed nothing: it came again, or too late."""
+        record, event, before, history, outcome = request
         batch.outcomes[outcome] += 1
         if outcome is TOO_LATE:
             behind = ((before.watermark_ms or 0) - event.time_ms) / 1000
             batch.rejects.append((record, Rejected(Reason.TOO_LATE, f"{behind:.0f} s behind the user's latest event")))
             return
         if outcome is not REPEAT:  # a record seen before is put again, so that the changelog surely has it
-            batch.changed[user_id] = after
-            self.cache.put(user_id, after)
-        batch.requests.append(new(Request, (record, event, before, after, outcome)))
+            batch.changed[event.user_id] = history
+            self.cache.put(event.user_id, history)
+        batch.requests.append(request)
 
     def _erase(self, record: Record, user_id: str, batch: Batch) -> None:
         self._remove(user_id, batch)
