@@ -14,16 +14,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, ProducerClosed, RecordListTooLargeError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from stream_app.connection import security
 from stream_app.predictions import Header
 from stream_app.settings import Settings
 
-Sendable = tuple[bytes | None, bytes | None, Sequence[Header]]  # key, value, headers: a Message, or one as plain
+Sendable = tuple[bytes | None, bytes | None, list[Header]]  # key, value, headers: a Message, or one as plain
 
 REQUEST_TIMEOUT_S = 60.0  # for a batch with all its retries; a rebalance would not wait for longer
+STOP_S = 5.0  # for what is still under way at the end
 
 
 class Batch:
@@ -39,18 +40,18 @@ class Deliveries:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._renewing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self._producer: AIOKafkaProducer
 
     async def __aenter__(self) -> Self:
-        self._producer = self._new_producer()
-        await self._producer.start()
+        self._producer = await self._started()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.gather(self._producer.stop(), *self._retiring)
+        await asyncio.gather(_stop(self._producer), *self._retiring)
 
     async def deliver(self, topic: str, partition: int, messages: Sequence[Sendable]) -> list[int | None]:
         """The offset of each message once the broker has them all; None for one that is too large for it.
@@ -66,12 +67,9 @@ class Deliveries:
         """Send a batch; one that is refused for its size goes again in halves, until what is too large stands alone."""
         messages = batch.messages
         if batch.builder.size() <= self._settings.max_request_bytes:
-            try:
-                sent = await self._producer.send_batch(batch.builder, topic, partition=partition)
-                first = (await sent).offset
+            first = await self._send(topic, partition, batch.builder)
+            if first is not None:
                 return list(range(first, first + len(messages)))
-            except MessageSizeTooLargeError:
-                await self._renew()
         if len(messages) == 1:
             return [None]
         half = len(messages) // 2
@@ -79,6 +77,26 @@ class Deliveries:
             *await self.deliver(topic, partition, messages[:half]),
             *await self.deliver(topic, partition, messages[half:]),
         ]
+
+    async def _send(self, topic: str, partition: int, builder: BatchBuilder) -> int | None:
+        """The offset of the batch's first message; None if the broker refuses it for its size."""
+        while True:
+            producer = self._producer
+            try:
+                # An idempotent producer of aiokafka would try again for ever
+                async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                    sent = await (await producer.send_batch(builder, topic, partition=partition))
+            except (MessageSizeTooLargeError, RecordListTooLargeError):
+                await self._renew(producer)
+                return None
+            except TimeoutError:
+                raise KafkaTimeoutError(f"{topic}-{partition} took nothing for {REQUEST_TIMEOUT_S:.0f} s") from None
+            except ProducerClosed:
+                if producer is self._producer:
+                    raise
+                continue  # renewed before it took the batch
+            first: int = sent.offset
+            return first
 
     def _pack(self, messages: Sequence[Sendable]) -> Iterator[Batch]:
         """Batches of at most `batch_bytes`; a larger message stands alone."""
@@ -98,15 +116,31 @@ class Deliveries:
             builder.close()  # nobody adds to it: it need not linger
         return Batch(builder, messages)
 
-    async def _renew(self) -> None:
-        """After a refusal an idempotent producer is out of step: aiokafka has counted what the broker has not."""
-        if not self._settings.idempotent:
-            return
-        old, self._producer = self._producer, self._new_producer()
-        await self._producer.start()
-        retiring = asyncio.create_task(old.stop())  # once what other partitions gave it is delivered
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
+    async def _renew(self, refused: AIOKafkaProducer) -> None:
+        """After a refusal an idempotent producer is out of step: aiokafka has counted what the broker has not.
+
+        Several partitions may find out at once; others are in step, and go on with the old one until the new one stands.
+        """
+        async with self._renewing:
+            if not self._settings.idempotent or refused is not self._producer:
+                return
+            self._producer = await self._started()
+            retiring = asyncio.create_task(_stop(refused, REQUEST_TIMEOUT_S))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+
+    async def _started(self) -> AIOKafkaProducer:
+        """A producer that has met the broker. Raises KafkaError if that is not to be found."""
+        producer = self._new_producer()
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                await producer.start()
+        except BaseException as error:
+            await _stop(producer)
+            if isinstance(error, TimeoutError):
+                raise KafkaTimeoutError(f"no broker answers for {REQUEST_TIMEOUT_S:.0f} s") from None
+            raise
+        return producer
 
     def _new_producer(self) -> AIOKafkaProducer:
         settings = self._settings
@@ -122,3 +156,15 @@ class Deliveries:
             "request_timeout_ms": int(REQUEST_TIMEOUT_S * 1000),
         }
         return AIOKafkaProducer(**options, **security(settings))
+
+
+async def _stop(producer: AIOKafkaProducer, limit_s: float | None = None) -> None:
+    """Once what it was given is delivered; where that takes too long it gives up, and sends nothing any more."""
+    stopping = asyncio.create_task(producer.stop())
+    done, _ = await asyncio.wait({stopping}, timeout=STOP_S if limit_s is None else limit_s)
+    if not done:
+        sender = producer._sender.sender_task  # noqa: SLF001  # its `stop` has no limit
+        if sender is not None:
+            sender.cancel()
+        await producer.client.close()
+        await asyncio.wait({stopping}, timeout=STOP_S)
