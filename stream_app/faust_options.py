@@ -46,7 +46,7 @@ def app_options(settings: Settings) -> dict[str, Any]:
         "topic_allow_declare": False,
         "topic_disable_leader": True,
         "consumer_auto_offset_reset": "earliest",
-        "consumer_max_fetch_size": max(4_194_304, settings.max_request_bytes),
+        "consumer_max_fetch_size": settings.fetch_bytes,
         "broker_session_timeout": settings.session_timeout_s,
         "broker_heartbeat_interval": min(3.0, settings.session_timeout_s / 3),
         "consumer_group_instance_id": settings.instance_id,
@@ -54,12 +54,7 @@ def app_options(settings: Settings) -> dict[str, Any]:
         "broker_commit_interval": 365 * 24 * 3600.0,
         "broker_commit_every": 2**31,
         "broker_max_poll_interval": 1000.0,
-        # Producing
-        "producer_acks": -1,
-        "producer_linger": settings.linger_ms / 1000,
-        "producer_compression_type": None if settings.compression == "none" else settings.compression,
-        "producer_max_request_size": settings.max_request_bytes,
-        "producer_request_timeout": 60.0,  # Faust's 20 minutes would outlast every rebalance
+        # Faust's own producer sends nothing: `producing.py` has ours
         # Faust's web server carries our three pages; what it would serve itself includes everyone's table data
         "web_bind": settings.web_host,
         "web_port": settings.web_port,

@@ -122,7 +122,12 @@ class PredictionEncoder:
         self._behaviors = tuple(behaviors)
         self._model_version = model_version
         cloud_events, from_us = ("ce_specversion", b"1.0"), ("ce_source", source.encode())
-        self._prediction_headers = [cloud_events, ("ce_type", EVENT_TYPE), from_us, ("content-type", b"application/json")]
+        self._prediction_headers = [
+            cloud_events,
+            ("ce_type", EVENT_TYPE),
+            from_us,
+            ("content-type", b"application/json"),
+        ]
         self._erasure_headers = [cloud_events, ("ce_type", ERASURE_TYPE), from_us]
 
     def encode(self, id_: str, event: Event, history_length: int, forecast: Forecast) -> Message:

@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     cached_users: Annotated[int, Field(ge=10_000)] = Field(100_000, description="decoded histories kept in memory")
 
     # Batches
+    fetch_bytes: Annotated[int, Field(ge=1024)] = Field(
+        1_048_576, description="most bytes fetched of a partition at a time; a larger record comes all the same"
+    )
     chunk_records: Annotated[int, Field(ge=1, le=4096)] = Field(512, description="most records of a chunk")
     chunk_bytes: Count = Field(4_000_000, description="most bytes of a chunk; a larger record stands alone")
     chunk_records_per_user: Annotated[int, Field(ge=1, le=256)] = Field(
@@ -118,7 +121,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _room_for_users(self) -> Settings:
         users = self.chunk_records + most_expired(self.chunk_records)  # of a chunk
-        in_work = (2 * self.chunks_prepared + 3) * users  # prepared, on the device, on their way between
+        in_work = self.chunks_in_work * users
         if self.cached_users < in_work:
             raise ValueError(f"cached_users must be at least {in_work}: so many may be in work at once")
         return self
@@ -145,6 +148,16 @@ class Settings(BaseSettings):
             except OSError as error:
                 raise ValueError(f"tls_ca_file {self.tls_ca_file}: {error.strerror or error}") from None
         return self
+
+    @property
+    def chunks_in_work(self) -> int:
+        """So many chunks at most are folded and not written yet; `agent.py` has the queues.
+
+        Those that are prepared, one before and one behind their queue; and those that were on the device together, three
+        times: on it or behind it, waiting to be delivered, and on their way.
+        """
+        together = self.chunks_prepared + 1
+        return self.chunks_prepared + 2 + 3 * together
 
     @property
     def changelog_topic(self) -> str:

@@ -68,15 +68,9 @@ def test_a_static_member_of_the_group() -> None:
     assert app(instance_id="worker-1").conf.consumer_group_instance_id == "worker-1"
 
 
-@pytest.mark.parametrize(("compression", "expected"), [("none", None), ("zstd", "zstd")])
-def test_producing(compression: str, expected: str | None) -> None:
-    conf = app(compression=compression, linger_ms=50, max_request_bytes=9_000_000).conf
-    assert (conf.producer_compression_type, conf.producer_linger) == (expected, 0.05)
-    assert conf.producer_max_request_size == conf.consumer_max_fetch_size == 9_000_000
-
-
-def test_a_fetch_holds_the_largest_event_even_where_requests_are_small() -> None:
-    assert app(max_request_bytes=1000).conf.consumer_max_fetch_size == 4 * 2**20
+def test_how_much_is_fetched_of_a_partition() -> None:
+    assert app().conf.consumer_max_fetch_size == 2**20
+    assert app(fetch_bytes=2**22).conf.consumer_max_fetch_size == 2**22
 
 
 @pytest.mark.parametrize(("store", "has_data"), [("memory://", False), ("rocksdb://", True)])
