@@ -4,28 +4,31 @@ A journal keeps what leaves the agent in the order in which it does: records sen
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import permutations
+from typing import Any, Self
 
 import faust
 import pytest
-from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
-from faust.exceptions import ProducerSendError
+from aiokafka.errors import KafkaTimeoutError
 from faust.types import TP
-from faust.types.tuples import ConsumerMessage, RecordMetadata
+from faust.types.tuples import ConsumerMessage
 
+from model.forecast import Forecast
+from model.window import Window
 from stream_app import agent as agents
-from stream_app.agent import CommitFailed, PredictionAgent
+from stream_app.agent import CommitFailed, PredictionAgent, Refused
 from stream_app.intake import Chunk, ChunkLostError
 from stream_app.observations import BatchReport
 from stream_app.pipeline import EngineFailed, Pipeline
-from stream_app.predictions import Header
+from stream_app.producing import Sendable
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
 from tests.stream_app.records import FakeRecord, event_record
-from tests.stream_app.test_pipeline import Echo, pipeline
+from tests.stream_app.test_pipeline import Echo, echo, pipeline
 
 PLACE, ELSEWHERE = TP("user-events", 0), TP("user-events", 1)
 SETTINGS = Settings(partitions=1, chunks_prepared=1)
@@ -37,48 +40,60 @@ Journal = list[tuple[str, Any]]
 
 @dataclass
 class Sent:
-    """A record with the producer, its delivery open."""
+    """Messages for a partition on their way together, their delivery open."""
 
     topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: list[Header] | None
-    offset: int
-    delivery: asyncio.Future[RecordMetadata]
-    partition: int = 0
+    partition: int
+    messages: Sequence[Sendable]
+    first: int  # offset
+    delivery: asyncio.Future[list[int | None]]
+    too_large: Callable[[str, Sendable], bool]
 
     def deliver(self) -> None:
-        place = TP(self.topic, self.partition)
-        self.delivery.set_result(RecordMetadata(self.topic, self.partition, place, self.offset, None, None))
+        """The broker takes what is not too large for it."""
+        offsets = iter(range(self.first, self.first + len(self.messages)))
+        self.delivery.set_result([None if self.too_large(self.topic, one) else next(offsets) for one in self.messages])
 
     def fail(self, error: Exception) -> None:
         self.delivery.set_exception(error)
 
+    @property
+    def keys(self) -> list[bytes | None]:
+        return [key for key, _, _ in self.messages]
 
-class Producer:
-    """Takes records and leaves their deliveries to the test; `refuses` are not taken at all."""
+
+class Deliveries:
+    """Takes messages and leaves their delivery to the test."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.sent: list[Sent] = []
-        self.refuses: Callable[[str, bytes | None], bool] = lambda topic, value: False
+        self.entered = self.left = False
+        self.too_large: Callable[[str, Sendable], bool] = lambda topic, message: False
 
-    async def send(
-        self, topic: str, key: Any, value: Any, partition: int, timestamp: None, headers: Any
-    ) -> asyncio.Future[RecordMetadata]:
-        if self.refuses(topic, value):
-            raise ProducerSendError("too large") from MessageSizeTooLargeError()
+    async def __aenter__(self) -> Self:
+        self.entered = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.left = True
+
+    async def deliver(self, topic: str, partition: int, messages: Sequence[Sendable]) -> list[int | None]:
+        assert self.entered
+        assert not self.left
+        if not messages:
+            return []
         self.journal.append(("sent", topic))
         delivery = asyncio.get_running_loop().create_future()
-        record = Sent(topic, key, value, headers, len(self.sent), delivery, partition)
-        self.sent.append(record)
-        return record.delivery
+        first = sum(len(sent.messages) for sent in self.to(topic))
+        self.sent.append(Sent(topic, partition, messages, first, delivery, lambda *asked: self.too_large(*asked)))
+        return list(await delivery)
 
-    def open(self, topic: str | None = None) -> list[Sent]:
-        return [record for record in self.sent if not record.delivery.done() and topic in (None, record.topic)]
+    def open(self) -> list[Sent]:
+        return [sent for sent in self.sent if not sent.delivery.done()]
 
     def to(self, topic: str) -> list[Sent]:
-        return [record for record in self.sent if record.topic == topic]
+        return [sent for sent in self.sent if sent.topic == topic]
 
 
 class Consumer:
@@ -89,6 +104,7 @@ class Consumer:
         self.unacked = self._unacked_messages = set[ConsumerMessage]()  # where streams look
         self.assigned = {PLACE, ELSEWHERE}
         self.acked = -1
+        self._acked: dict[TP, int] = {}
         self.may_commit = asyncio.Event()
         self.may_commit.set()
         self.commits_nothing = self.refuses = False
@@ -98,14 +114,14 @@ class Consumer:
 
     def ack(self, message: ConsumerMessage) -> bool:
         self.journal.append(("acked", message.offset))
-        self.acked = message.offset
+        self.acked = self._acked[message.tp] = message.offset
         return True
 
     async def commit(self, places: set[TP]) -> bool:
         await self.may_commit.wait()
         self.journal.append(("commit", self.acked + 1))
         if not self.commits_nothing:
-            self.app.monitor.on_tp_commit(dict.fromkeys(places, self.acked + 1))
+            self.app.monitor.on_tp_commit({place: self._acked[place] + 1 for place in places})
         return not (self.commits_nothing or self.refuses)
 
 
@@ -115,7 +131,6 @@ class Stage:
     def __init__(self, steps: Pipeline | None, settings: Settings) -> None:
         self.journal: Journal = []
         self.app = faust.App("nextmove", broker="kafka://nowhere", store="memory://", Table=HistoryTable)
-        self.app.producer = self.producer = Producer(self.journal)
         self.app.consumer = self.consumer = Consumer(self.app, self.journal)
         self.app.flow_control.resume()
         self.table: HistoryTable = self.app.Table("histories", key_type=bytes, value_type=bytes, partitions=1)
@@ -123,6 +138,8 @@ class Stage:
         self.reports: list[BatchReport] = []
         self.pipeline = steps or pipeline()
         self.agent = PredictionAgent(self.app, settings, self.pipeline, self.table, self.reports.append)
+        self.producer = Deliveries(self.journal)
+        self.agent._deliveries = self.producer  # type: ignore[assignment]
         self._handed_over: dict[int, int] = {}  # the last offset, by partition
 
     async def hand_over(self, *records: FakeRecord, follows: int | None = None, generation: int = 0) -> None:
@@ -134,6 +151,15 @@ class Stage:
         message = ConsumerMessage("user-events", tp.partition, last, 0.0, 0, (), None, chunk, None, tp=tp)
         message.generation_id = self.app.consumer_generation_id - generation
         await self.channel.put(self.app.create_event(None, chunk, {}, message))
+
+    async def move_partitions(self) -> None:
+        """A rebalance from its beginning to its end, faster than anybody looks."""
+        self.app.flow_control.suspend()
+        self.agent.forget_partitions()
+        self.pipeline.forget()
+        self.consumer.unacked.clear()
+        self._handed_over.clear()
+        self.app.flow_control.resume()
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(5):
@@ -155,8 +181,12 @@ class Stage:
 
         await self.until(done)
 
-    async def failure(self) -> BaseException:
-        """The one error that ends the agent."""
+    async def failure(self, *, deliver: bool = False) -> BaseException:
+        """The one error that ends the agent; with `deliver`, every delivery is answered until then."""
+        while deliver and not self.run.done():
+            for sent in self.producer.open():
+                sent.deliver()
+            await asyncio.sleep(0.001)
         with pytest.raises(ExceptionGroup) as caught:
             await asyncio.wait_for(self.run, 5)
         (error,) = caught.value.exceptions
@@ -177,20 +207,59 @@ async def on_stage(steps: Pipeline | None = None, settings: Settings = SETTINGS)
         await asyncio.gather(stage.run, return_exceptions=True)
 
 
-def reason_of(letter: Sent) -> str:
-    return dict(letter.headers or [])["dlq-reason"].decode()
+@asynccontextmanager
+async def two_chunks_in_flight() -> AsyncIterator[tuple[Stage, list[Sent]]]:
+    """Of different partitions, one of them with a reject; and their four deliveries, which are open."""
+    with slow_device() as device:
+        async with on_stage(pipeline(predictor=device), Settings(partitions=2, chunks_prepared=4)) as stage:
+            await stage.hand_over(event_record("before", 6)._replace(partition=1))
+            await stage.until(lambda: device.calls)
+            await stage.hand_over(event_record("v", 7)._replace(partition=1))
+            await stage.hand_over(event_record("u", 0), NO_JSON)
+            await stage.rest()
+            device.may_answer.set()
+            await stage.until(lambda: len(stage.producer.sent) == 2)
+            for sent in stage.producer.open():
+                sent.deliver()
+            await stage.until(lambda: len(stage.producer.open()) == 4)
+            assert device.calls == [1, 2]
+            yield stage, stage.producer.open()
+
+
+def reason_of(letter: Sendable) -> str:
+    return dict(letter[2])["dlq-reason"].decode()
+
+
+class SlowDevice(Echo):
+    """Answers when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = threading.Event()
+
+    def predict(self, windows: Sequence[Window]) -> list[Forecast]:
+        self.calls.append(len(windows))
+        assert self.may_answer.wait(10)
+        return [echo(window) for window in windows]
+
+
+@contextmanager
+def slow_device() -> Iterator[SlowDevice]:
+    device = SlowDevice()
+    try:
+        yield device
+    finally:
+        device.may_answer.set()  # or its thread would wait
 
 
 # Acknowledged only when everything is delivered
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("order", list(permutations(range(4))), ids=str)
 async def test_nothing_is_acknowledged_before_the_last_delivery(order: Sequence[int]) -> None:
-    async with on_stage() as stage:
-        await stage.hand_over(event_record("u", 0), NO_JSON)
-        await stage.until(lambda: len(stage.producer.sent) == 2)
-        first = list(stage.producer.sent)
-        assert {record.topic for record in first} == {PREDICTIONS, CHANGELOG}
+    """Two chunks of different partitions, two deliveries each; and then the letters of one."""
+    async with two_chunks_in_flight() as (stage, first):
+        stage.journal.clear()
         for number in order:
             await stage.rest()
             assert not stage.journal_of("acked", "commit")
@@ -200,9 +269,10 @@ async def test_nothing_is_acknowledged_before_the_last_delivery(order: Sequence[
         assert not stage.journal_of("acked", "commit")
         assert stage.table.read(b"u") is None, "the store would be ahead of what may still fail"
         stage.producer.to(LETTERS)[0].deliver()
-        await stage.until(lambda: stage.reports)
-        assert stage.journal_of("acked", "commit") == [("acked", 1), ("commit", 2)]
-        assert stage.table.read(b"u") == stage.producer.to(CHANGELOG)[0].value
+        await stage.until(lambda: len(stage.reports) == 3)
+        assert stage.journal_of("acked", "commit") == [("acked", 7), ("acked", 1), ("commit", 2)]
+        states = dict(message[:2] for sent in stage.producer.to(CHANGELOG) for message in sent.messages)
+        assert {user: stage.table.read(user) for user in (b"before", b"u", b"v")} == states  # type: ignore[comparison-overlap]
 
 
 @pytest.mark.parametrize("topic", [PREDICTIONS, CHANGELOG, LETTERS])
@@ -224,16 +294,16 @@ async def test_a_failed_delivery_ends_the_agent_and_acknowledges_nothing(topic: 
         assert stage.reports == []
 
 
-async def test_a_producer_that_takes_no_more_ends_the_agent() -> None:
-    async with on_stage() as stage:
-
-        async def send(*_: Any) -> None:
-            raise ProducerSendError("closed") from KafkaTimeoutError()
-
-        stage.producer.send = send  # type: ignore[method-assign,assignment]
-        await stage.hand_over(event_record("u", 0))
-        assert isinstance(await stage.failure(), ProducerSendError)
-        assert not stage.journal
+async def test_a_failed_delivery_of_one_chunk_acknowledges_none_of_those_with_it() -> None:
+    async with two_chunks_in_flight() as (stage, first):
+        stage.journal.clear()
+        for sent in first[:3]:
+            sent.deliver()
+        await stage.rest()
+        first[3].fail(KafkaTimeoutError())
+        assert isinstance(await stage.failure(), KafkaTimeoutError)
+        assert not stage.journal_of("acked", "commit")
+        assert stage.producer.left, "it is closed, whatever has happened"
 
 
 async def test_a_model_that_answers_nothing_ends_the_agent_and_rejects_nothing() -> None:
@@ -262,106 +332,149 @@ async def test_a_store_that_cannot_be_written_ends_the_agent_and_acknowledges_no
         assert not stage.journal_of("acked", "commit")
 
 
-# Too large for the broker: found out when it is sent, or when the broker answers
+# Too large for the broker
 
 
-@pytest.mark.parametrize("found_out", ["sending", "answered"])
-async def test_a_prediction_too_large_becomes_a_dead_letter_that_counts_once(found_out: str) -> None:
+@pytest.mark.parametrize("large", [{0}, {1}, {2}, {0, 2}, {0, 1, 2}], ids=str)
+async def test_a_prediction_too_large_becomes_a_dead_letter_that_counts_once(large: set[int]) -> None:
     async with on_stage() as stage:
-        records = [event_record("u", 0), event_record("v", 1)]
-        large = b'"user-events-0-0"'
-        if found_out == "sending":
-            stage.producer.refuses = lambda topic, value: topic == PREDICTIONS and large in (value or b"")
+        records = [event_record("u", 0), event_record("v", 1), event_record("w", 2)]
+        ids = [b'"user-events-0-%d"' % offset for offset in large]
+        stage.producer.too_large = lambda topic, message: (
+            topic == PREDICTIONS and any(one in (message[1] or b"") for one in ids)
+        )
         await stage.hand_over(*records)
-        await stage.until(lambda: len(stage.producer.to(CHANGELOG)) == 2)
-        if found_out == "answered":
-            (sent,) = [record for record in stage.producer.to(PREDICTIONS) if large in (record.value or b"")]
-            sent.fail(MessageSizeTooLargeError())
         await stage.deliver_all()
-        (letter,) = stage.producer.to(LETTERS)
-        assert (letter.key, letter.value, reason_of(letter)) == (b"u", records[0].value, "emit")
+        (letters,) = stage.producer.to(LETTERS)
+        assert [(key, value) for key, value, _ in letters.messages] == [
+            (records[offset].key, records[offset].value) for offset in sorted(large)
+        ]
+        assert {reason_of(letter) for letter in letters.messages} == {"emit"}
         (report,) = stage.reports
-        assert (report.records, report.predictions, report.dead_letters) == (2, 1, {"emit": 1})
-        assert stage.table.read(b"u") is not None, "the event happened all the same"
+        assert (report.records, report.predictions) == (3, 3 - len(large))
+        assert report.dead_letters == {"emit": len(large)}
+        assert all(stage.table.read(user) is not None for user in (b"u", b"v", b"w")), (
+            "the events happened all the same"
+        )
+        assert stage.journal_of("acked", "commit") == [("acked", 2), ("commit", 3)]
 
 
-@pytest.mark.parametrize("found_out", ["sending", "answered"])
-async def test_a_dead_letter_too_large_goes_without_its_value(found_out: str) -> None:
+async def test_dead_letters_too_large_go_without_their_value_and_count_once() -> None:
     async with on_stage() as stage:
-        if found_out == "sending":
-            stage.producer.refuses = lambda topic, value: topic == LETTERS and value == NO_JSON.value
-        await stage.hand_over(NO_JSON)
-        if found_out == "answered":
-            await stage.until(lambda: stage.producer.to(LETTERS))
-            stage.producer.to(LETTERS)[0].fail(MessageSizeTooLargeError())
+        stage.producer.too_large = lambda topic, message: topic == LETTERS and message[1] == NO_JSON.value
+        await stage.hand_over(NO_JSON, event_record("", 2), NO_JSON._replace(offset=3))
         await stage.deliver_all()
-        letter = stage.producer.to(LETTERS)[-1]
-        assert (letter.key, letter.value, reason_of(letter)) == (b"u", None, "undecodable")
-        assert dict(letter.headers or [])["dlq-value-omitted"] == b"1"
-        assert stage.reports[0].dead_letters == {"undecodable": 1}
+        assert stage.producer.to(PREDICTIONS) == []
+        all_letters, again = stage.producer.to(LETTERS)
+        assert len(all_letters.messages) == 3
+        assert [(key, value, reason_of((key, value, own))) for key, value, own in again.messages] == [
+            (b"u", None, "undecodable")
+        ] * 2
+        assert [dict(own)["dlq-value-omitted"] for _, _, own in again.messages] == [b"1"] * 2
+        assert stage.reports[0].dead_letters == {"undecodable": 2, "invalid": 1}
 
 
 async def test_a_dead_letter_refused_even_then_ends_the_agent() -> None:
     async with on_stage() as stage:
-        stage.producer.refuses = lambda topic, _: topic == LETTERS
+        stage.producer.too_large = lambda topic, _: topic == LETTERS
         await stage.hand_over(NO_JSON)
-        error = await stage.failure()
-        assert isinstance(error, ProducerSendError)
-        assert "even without its value" in str(error)
+        error = await stage.failure(deliver=True)
+        assert isinstance(error, Refused)
+        assert str(error) == f"{LETTERS} refuses a dead letter even without its value"
         assert not stage.journal_of("acked", "commit")
+
+
+async def test_a_history_that_is_refused_ends_the_agent() -> None:
+    """There is no way to go on: the user's next prediction would not know of this event."""
+    async with on_stage() as stage:
+        stage.producer.too_large = lambda topic, message: topic == CHANGELOG and message[0] == b"v"
+        await stage.hand_over(event_record("u", 0), event_record("v", 1))
+        error = await stage.failure(deliver=True)
+        assert isinstance(error, Refused)
+        assert str(error) == f"{CHANGELOG} refuses a history for its size"
+        assert not stage.journal_of("acked", "commit")
+        assert stage.table.read(b"u") is None
 
 
 # Some in flight, some prepared
 
 
 async def test_chunks_of_different_partitions_go_to_the_device_together() -> None:
-    model = Echo()
-    async with on_stage(pipeline(predictor=model), Settings(partitions=2, chunks_prepared=4)) as stage:
-        stage.consumer.may_commit.clear()
-        await stage.hand_over(event_record("u", 0))
-        await stage.until(lambda: len(stage.producer.sent) == 2)  # the first is in flight; now two more get ready
-        await stage.hand_over(event_record("v", 1))
-        await stage.hand_over(event_record("w", 7)._replace(partition=1))
-        await stage.hand_over(event_record("x", 2))
-        await stage.rest()
-        stage.consumer.may_commit.set()
-        await stage.deliver_all(chunks=4)
+    with slow_device() as model:
+        async with on_stage(pipeline(predictor=model), Settings(partitions=2, chunks_prepared=4)) as stage:
+            await stage.hand_over(event_record("u", 0))
+            await stage.until(lambda: model.calls)  # the first is on the device; now three more get ready
+            await stage.hand_over(event_record("v", 1))
+            await stage.hand_over(event_record("w", 7)._replace(partition=1))
+            await stage.hand_over(event_record("x", 2))
+            await stage.rest()
+            model.may_answer.set()
+            await stage.deliver_all(chunks=4)
     assert model.calls == [1, 2, 1], "the one behind is of a partition that is under way already"
-    assert [(sent.key, sent.partition) for sent in stage.producer.to(CHANGELOG)] == [
-        (b"u", 0), (b"v", 0), (b"w", 1), (b"x", 0),
+    assert [(sent.keys, sent.partition) for sent in stage.producer.to(CHANGELOG)] == [
+        ([b"u"], 0), ([b"v"], 0), ([b"w"], 1), ([b"x"], 0),
     ]  # fmt: skip
     assert [report.partition for report in stage.reports] == [0, 0, 1, 0]
     assert ["infer" in report.seconds for report in stage.reports] == [True, True, False, True], "counted once"
 
 
-async def test_the_next_chunk_is_prepared_meanwhile_and_sent_after_the_commit() -> None:
-    async with on_stage() as stage:
+async def test_the_next_chunks_are_prepared_and_answered_meanwhile_and_sent_after_the_commit() -> None:
+    model = Echo()
+    async with on_stage(pipeline(predictor=model)) as stage:
         stage.consumer.may_commit.clear()
-        await stage.hand_over(event_record("u", 0))
-        await stage.hand_over(event_record("v", 1))
-        await stage.hand_over(event_record("w", 2))
-        await stage.hand_over(event_record("x", 3))
+        for offset in range(6):
+            await stage.hand_over(event_record(f"u{offset}", offset))
         await stage.until(lambda: len(stage.producer.sent) == 2)
         await stage.rest()
-        assert stage.pipeline.cache.get("v", 0).last_offset == 1, "the second is decoded and folded"
-        assert stage.pipeline.cache.get("w", 0).last_offset == 2, "the third as well, and waits to be put there"
-        assert stage.pipeline.cache.get("x", 0).last_offset == -1, "the fourth waits its turn"
+        folded = [stage.pipeline.cache.get(f"u{offset}", 0).last_offset == offset for offset in range(6)]
+        assert folded == [True] * 5 + [False], "the fifth waits to be put there, the sixth waits its turn"
+        assert model.calls == [1, 1, 1], "one is under way, one waits to be so, one waits to wait"
 
-        for record in stage.producer.open():
-            record.deliver()
+        for sent in stage.producer.open():
+            sent.deliver()
         await stage.until(lambda: stage.consumer.acked == 0)
         await stage.rest()
         assert len(stage.producer.sent) == 2, "the first is delivered, and not committed yet"
 
         stage.consumer.may_commit.set()
-        await stage.deliver_all(chunks=4)
+        await stage.deliver_all(chunks=6)
         a_chunk = [("sent", PREDICTIONS), ("sent", CHANGELOG)]
         assert stage.journal == [
-            *a_chunk, ("acked", 0), ("commit", 1),
-            *a_chunk, ("acked", 1), ("commit", 2),
-            *a_chunk, ("acked", 2), ("commit", 3),
-            *a_chunk, ("acked", 3), ("commit", 4),
-        ]  # fmt: skip
+            entry for offset in range(6) for entry in (*a_chunk, ("acked", offset), ("commit", offset + 1))
+        ]
+
+
+class StepByStep(Echo):
+    """Answers once for each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = threading.Semaphore(0)
+
+    def predict(self, windows: Sequence[Window]) -> list[Forecast]:
+        self.calls.append(len(windows))
+        assert self.steps.acquire(timeout=10)
+        return [echo(window) for window in windows]
+
+
+@pytest.mark.parametrize("chunks_prepared", [1, 2, 4])
+async def test_no_more_chunks_are_in_work_than_the_cache_has_room_for(chunks_prepared: int) -> None:
+    """It must keep what is folded and not written; everything that can wait does so here, as full as it can be."""
+    settings = Settings(partitions=40, chunks_prepared=chunks_prepared)
+    device = StepByStep()
+    async with on_stage(pipeline(predictor=device), settings) as stage:
+        stage.app.topics.acking_topics.add("user-events")
+        for partition in range(40):
+            await stage.hand_over(event_record("u", 0)._replace(partition=partition))
+        for calls in (1, 2, 3, 4, 5):
+            await stage.rest()
+            if calls == 2:
+                await stage.deliver_all()
+            device.steps.release()
+        await stage.rest()
+        in_work = len(stage.consumer.unacked) - len(stage.reports)  # the fake never takes out what is acknowledged
+        device.steps.release(100)
+    assert 3 * chunks_prepared < in_work <= settings.chunks_in_work
 
 
 async def test_a_failure_throws_the_prepared_chunk_away() -> None:
@@ -373,7 +486,7 @@ async def test_a_failure_throws_the_prepared_chunk_away() -> None:
         prediction.fail(KafkaTimeoutError())
         change.deliver()
         await stage.failure()
-        assert {record.key for record in stage.producer.sent} == {b"u"}
+        assert [sent.keys for sent in stage.producer.sent] == [[b"u"], [b"u"]]
 
 
 # The commit
@@ -420,6 +533,70 @@ async def test_what_has_not_begun_when_partitions_move_is_dropped() -> None:
         await stage.rest()
         assert len(stage.producer.sent) == 2
         assert stage.journal_of("acked") == [("acked", 0)]
+
+
+async def test_a_rebalance_does_not_wait_for_the_device() -> None:
+    """What is on it, what waits for it, and what waits to be put there: nothing may leave, and nobody waits for it."""
+    with slow_device() as device:
+        async with on_stage(pipeline(predictor=device), Settings(partitions=2, chunks_prepared=2)) as stage:
+            stage.app.topics.acking_topics.add("user-events")
+            for offset in range(5):
+                await stage.hand_over(event_record("u", offset))
+            await stage.until(lambda: len(stage.consumer.unacked) == 1 + 2 + 1)
+            stage.app.flow_control.suspend()
+            await stage.until(lambda: not stage.consumer.unacked)  # what Faust's `wait_empty` waits for
+            assert not device.may_answer.is_set()
+            await stage.move_partitions()
+            device.may_answer.set()
+            await stage.rest()
+            assert device.calls == [1]
+            assert not stage.journal
+
+
+async def test_what_is_answered_and_not_delivered_when_partitions_move_is_dropped() -> None:
+    async with on_stage() as stage:
+        stage.app.topics.acking_topics.add("user-events")
+        for offset in range(3):
+            await stage.hand_over(event_record("u", offset))
+        await stage.until(lambda: len(stage.producer.sent) == 2)
+        await stage.until(lambda: sum(stage.pipeline._predictor.calls) == 3)  # type: ignore[attr-defined]  # Echo's
+        stage.app.flow_control.suspend()
+        await stage.deliver_all()
+        await stage.until(lambda: len(stage.consumer.unacked) == 1)  # the fake never takes out what is acknowledged
+        assert stage.journal_of("sent", "acked") == [("sent", PREDICTIONS), ("sent", CHANGELOG), ("acked", 0)]
+        assert len(stage.reports) == 1
+
+
+@pytest.mark.parametrize("where", ["waiting", "on the device", "answered"])
+async def test_what_was_folded_before_partitions_moved_never_leaves_even_if_the_flow_has_resumed(where: str) -> None:
+    """A slow device may see neither the stop nor the start of the flow."""
+    with slow_device() as device:
+        async with on_stage(pipeline(predictor=device), Settings(partitions=1, chunks_prepared=4)) as stage:
+            stage.app.topics.acking_topics.add("user-events")
+            await stage.hand_over(event_record("u", 0))
+            await stage.until(lambda: device.calls)
+            if where == "waiting":
+                await stage.hand_over(event_record("u", 1))
+                await stage.rest()
+            if where == "answered":
+                device.may_answer.set()
+                await stage.until(lambda: len(stage.producer.sent) == 2)
+                await stage.hand_over(event_record("u", 1))  # answered while the first is under way
+                await stage.until(lambda: len(device.calls) == 2)
+                await stage.rest()
+                await stage.move_partitions()
+                await stage.deliver_all()
+            else:
+                await stage.move_partitions()
+            device.may_answer.set()
+            await stage.rest()
+            await stage.hand_over(event_record("u", 0))  # it comes again
+            before = len(stage.producer.sent)
+            assert before == (2 if where == "answered" else 0)
+            await stage.deliver_all(2 if where == "answered" else 1)
+            assert len(stage.producer.sent) == before + 2
+            assert stage.journal_of("acked")[-1] == ("acked", 0)
+            assert stage.agent.working_s == 0
 
 
 async def test_a_partition_that_went_elsewhere_is_committed_there() -> None:
