@@ -1,8 +1,28 @@
-"""Hypothesis: few examples and no time limit for one, since the machines that run these tests are small and shared."""
+"""What holds for all tests.
 
+Hypothesis: few examples and no time limit for one, since the machines that run these tests are small and shared.
+"""
+
+import atexit
+import gc
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "small", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile("small")
+
+
+@pytest.fixture(autouse=True)
+def python_collects_garbage() -> Iterator[None]:
+    """A worker that was prepared in this process has switched that off (`stream_app/garbage.py`)."""
+    thresholds = gc.get_threshold()
+    yield
+    if not gc.isenabled() or gc.get_freeze_count():
+        gc.unfreeze()
+        gc.enable()
+        gc.set_threshold(*thresholds)
+        atexit.unregister(gc.unfreeze)

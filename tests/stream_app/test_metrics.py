@@ -2,15 +2,19 @@
 
 import math
 import re
+from functools import partial
 
+import numpy as np
 import pytest
-from prometheus_client import generate_latest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_app.events import Event, Reason
 from stream_app.history import Outcome
-from stream_app.metrics import WorkerMetrics
+from stream_app.metrics import AGES, SECONDS, BulkHistogram, WorkerMetrics
 from stream_app.observations import STAGES, BatchReport
 from stream_app.scoring import LiveScores
 from tests.stream_app.test_scoring import expectation
@@ -67,8 +71,8 @@ def full_report() -> BatchReport:
     report.outcomes.update({"folded": 3, "too_late": 1})
     report.dead_letters.update({"too_late": 1, "invalid": 1})
     report.fallbacks.update({"no_known_items": 2})
-    report.latencies_s = [0.5, 1.5, 2.0]
-    report.freshness_s = [60.0, 30.0]
+    report.latencies_s = np.array([0.5, 1.5, 2.0])
+    report.freshness_s = np.array([60.0, 30.0])
     return report
 
 
@@ -84,7 +88,7 @@ def scored() -> LiveScores:
     scores = LiveScores(("view", "purchase"))
     for item, repeat_rank, probability in [("b", 1, 0.5), ("z", None, 0.75)]:
         scores.expect("u", expectation(["a", "b"], [probability, 1 - probability]))
-        scores.observe(Event("u", "view", 0, item), repeat_rank)
+        scores.observe(Event("u", "view", 0, item), partial(int, repeat_rank) if repeat_rank else lambda: None)
     return scores
 
 
@@ -181,3 +185,57 @@ def test_two_workers_in_one_process_do_not_share_numbers() -> None:
     one, other = observed(), new_metrics()
     assert value(one, "nextmove_records_total") == 12
     assert value(other, "nextmove_records_total") == 0
+
+
+# The histogram that counts an array at a time
+
+bounds = st.sampled_from([SECONDS, AGES, (1.0,), (0.1, 0.2, 0.30000000000000004, 1e9)])
+observed_values = st.lists(
+    st.floats(-1e6, 1e6) | st.sampled_from([*SECONDS, *AGES, 0.0, -0.0, 0.2, 1e300]), max_size=30
+)
+
+
+@given(bounds, st.lists(observed_values, max_size=4))
+def test_a_bulk_histogram_is_one_of_prometheus_own(bounds: tuple[float, ...], batches: list[list[float]]) -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    bulk = BulkHistogram("h_seconds", "Of a test", bounds, ours)
+    plain = Histogram("h_seconds", "Of a test", buckets=bounds, registry=theirs)
+    for batch in batches:
+        bulk.observe_all(np.array(batch, dtype=np.float64))
+        for number in batch:
+            plain.observe(number)
+    assert exposed(ours) == exposed(theirs)
+    (own,), (other,) = ours.collect(), theirs.collect()
+    assert (own.name, own.type, own.documentation, own.unit) == (
+        other.name,
+        other.type,
+        other.documentation,
+        other.unit,
+    )
+
+
+def exposed(registry: CollectorRegistry) -> list[str | tuple[str, object]]:
+    """The lines as scraped, without the time of creation; of sums, whose order of adding differs, the first digits."""
+    lines = [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
+    return [
+        (name, pytest.approx(float(number), rel=1e-9, abs=1e-6)) if (name := line.split()[0]).endswith("_sum") else line
+        for line in lines
+        for number in [line.split()[-1]]
+    ]
+
+
+def test_a_name_cannot_be_taken_twice() -> None:
+    registry = CollectorRegistry()
+    BulkHistogram("h_seconds", "Of a test", SECONDS, registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        BulkHistogram("h_seconds", "Of a test", SECONDS, registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        Histogram("h_seconds", "Of a test", registry=registry)
+
+
+def test_before_the_first_value_all_buckets_are_there_and_zero() -> None:
+    metrics = new_metrics()
+    assert value(metrics, "nextmove_latency_seconds_bucket", le="+Inf") == 0
+    assert value(metrics, "nextmove_latency_seconds_sum") == 0
+    found = [sample for sample in families(metrics)["nextmove_latency_seconds"].samples if "le" in sample.labels]
+    assert len(found) == len(SECONDS) + 1

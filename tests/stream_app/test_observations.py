@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from stream_app import observations
@@ -52,6 +53,8 @@ def test_a_report_of_every_kind_of_record() -> None:
     assert report.outcomes == {"folded": 3, "repeat": 1, "too_late": 1}
     assert report.dead_letters == {"too_late": 1, "undecodable": 1, "inference": 1}
     assert report.fallbacks == {"no_known_items": 1}
+    assert isinstance(report.latencies_s, np.ndarray)
+    assert isinstance(report.freshness_s, np.ndarray)
     assert report.latencies_s == pytest.approx([10, 10, 10, 10, 10, 9, 7])
     assert report.freshness_s == pytest.approx([6, 6, 5, 10])
     assert report.predictions + report.erasures + sum(report.dead_letters.values()) == report.records
@@ -63,4 +66,13 @@ def test_labels_are_plain_texts() -> None:
     outputs = Outputs([], [(Message(b"u", b"{}", []), Reason.EMIT)], [])
     report = BatchReport(0, 1).done(batch, outputs, [FakeRecord()])
     assert (report.outcomes, report.dead_letters) == ({"seen": 2}, {"emit": 1})
-    assert {type(label) for label in (*report.outcomes, *report.dead_letters)} == {str}
+    assert [str(label) for label in (*report.outcomes, *report.dead_letters)] == ["seen", "emit"]
+
+
+@pytest.mark.usefixtures("now")
+def test_a_chunk_without_an_event_has_nothing_fresh() -> None:
+    records = [FakeRecord(offset=6, value=b"", timestamp=NOW_MS + 1000)]
+    batch, outputs = run(pipeline(), records)
+    report = BatchReport(3, 1).done(batch, outputs, records)
+    assert report.latencies_s == pytest.approx([9])
+    assert (report.freshness_s.shape, report.freshness_s.dtype) == ((0,), np.float64)

@@ -89,6 +89,9 @@ def test_an_argument_nobody_knows_is_refused() -> None:
         ("chunk_records", 4097),
         ("chunk_records_per_user", 0),
         ("chunks_queued", 0),
+        ("idempotent", "perhaps"),
+        ("batch_bytes", 1023),
+        ("chunks_prepared", 17),
         ("linger_ms", -1),
         ("compression", "zip"),
         ("web_port", 0),
@@ -109,6 +112,16 @@ def test_all_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("NEXTMOVE_PARTITIONS", "0")
     Path("nextmove.toml").write_text('store = "sqlite://"\n', "utf-8")
     assert set(errors()) == {"web_port", "partitions", "store"}
+
+
+def test_what_is_in_work_has_room_in_the_cache() -> None:
+    """Twice as many users as their chunks have records, since each may expire as many."""
+    needed = Settings(chunk_records=4096, chunks_prepared=16, cached_users=10**6).chunks_in_work * 2 * 4096
+    assert errors(chunk_records=4096, chunks_prepared=16, cached_users=needed // 2 - 1) == {"": "value_error"}
+    with pytest.raises(ValidationError, match=r"cached_users must be at least \d+: so many may be in work at once"):
+        Settings(chunk_records=4096, chunks_prepared=16, cached_users=100_000)
+    Settings(chunk_records=4096, chunks_prepared=16, cached_users=needed)
+    assert Settings().chunks_in_work == 1 + 4 + 1 + 3 * (4 + 1)
 
 
 @pytest.mark.parametrize("missing", ["sasl_username", "sasl_password"])

@@ -68,14 +68,16 @@ async def test_partitions_that_move_leave_nothing_behind(worker: Worker) -> None
     run(worker.pipeline, [event_record("u", 3)])
     scheduler: Any = worker._app.consumer.scheduler  # type: ignore[attr-defined]
     list(scheduler.iterate({PLACE: [FakeRecord(offset=3, value=b"1")]}))
-    worker.agent.order.take(PLACE, Chunk([FakeRecord(offset=3)]))
+    worker.agent._order.take(PLACE, Chunk([FakeRecord(offset=3)]))
     worker._last_ms[0] = NOW_MS
+    before = worker.agent._assignment
 
     await worker.forget_partitions()
 
     assert worker.pipeline.cache.get("u", 0).last_offset == -1, "it is read from the table again"
+    assert worker.agent._assignment != before, "what is prepared will not leave"
     ((_, carrier),) = scheduler.iterate({PLACE: [FakeRecord(offset=9, value=b"1")]})
-    worker.agent.order.take(PLACE, carrier.value)
+    worker.agent._order.take(PLACE, carrier.value)
     worker.refresh_metrics()
     assert sample(worker, 'nextmove_input_lag_seconds{partition="0"}') == 0
 
