@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from stream_app.expiry import most_expired
 from stream_app.settings import Settings
 
 SECRET = "correct-horse-battery"
@@ -115,12 +116,14 @@ def test_all_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_is_in_work_has_room_in_the_cache() -> None:
-    """Twice as many users as their chunks have records, since each may expire as many."""
-    needed = Settings(chunk_records=4096, chunks_prepared=16, cached_users=10**6).chunks_in_work * 2 * 4096
-    assert errors(chunk_records=4096, chunks_prepared=16, cached_users=needed // 2 - 1) == {"": "value_error"}
-    with pytest.raises(ValidationError, match=r"cached_users must be at least \d+: so many may be in work at once"):
-        Settings(chunk_records=4096, chunks_prepared=16, cached_users=100_000)
-    Settings(chunk_records=4096, chunks_prepared=16, cached_users=needed)
+    """The users of the records, and those who expire with them."""
+    large = {"chunk_records": 4096, "chunks_prepared": 16}
+    needed = Settings(**large, cached_users=10**6).chunks_in_work * (4096 + most_expired(4096))
+    with pytest.raises(
+        ValidationError, match=f"cached_users must be at least {needed}: so many may be in work at once"
+    ):
+        Settings(**large, cached_users=needed - 1)
+    Settings(**large, cached_users=needed)
     assert Settings().chunks_in_work == 1 + 4 + 1 + 3 * (4 + 1)
 
 
