@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.stream.brokers import Broker, Site
-from benchmarks.stream.failures import Stalled, WrongCount
+from benchmarks.stream.failures import RunFailed, Stalled, WrongCount
 from benchmarks.stream.loads import Load
 from benchmarks.stream.meter import Figures, Sample, figures, watch
 from benchmarks.stream.paths import PeerPath
-from benchmarks.stream.programs import Program, rss_mb
+from benchmarks.stream.programs import ROOT, Program, rss_mb
 from benchmarks.stream.topics import Names, Offsets, fill, specs
+
+FAILED = ROOT / "var" / "benchmarks" / "failed"  # the logs of programs that failed
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,17 @@ def staged(
     ):
         outputs = Offsets(site.bootstrap, names.outputs, partitions)
         outputs.connect()
-        yield Stage(path, site, names, Path(folder), settings or {}, outputs)
+        try:
+            yield Stage(path, site, names, Path(folder), settings or {}, outputs)
+        except RunFailed:
+            _keep_logs(Path(folder), names.group)
+            raise
+
+
+def _keep_logs(folder: Path, run: str) -> None:
+    FAILED.mkdir(parents=True, exist_ok=True)
+    for log in folder.glob("*.log"):
+        shutil.copy(log, FAILED / f"{run}-{log.name}")
 
 
 def run(
