@@ -112,6 +112,7 @@ class PredictionAgent:
                 records = cast(Chunk, event.value)
                 self._order.take(event.message.tp, records)
                 await prepared.put(self._prepare(event, records))
+                await asyncio.sleep(0)  # so that deliveries go on
             answering.cancel()
             delivering.cancel()
 
@@ -150,7 +151,11 @@ class PredictionAgent:
         with report.stage("score"):  # 5. Score
             if not self._may_go_on(together):
                 return []
-            return [self._conclude(chunk.batch, forecasts) for chunk in together]
+            outputs = []
+            for chunk in together:
+                outputs.append(self._conclude(chunk.batch, forecasts))
+                await asyncio.sleep(0)  # so that deliveries go on
+            return outputs
 
     def _conclude(self, batch: Batch, forecasts: Iterator[Forecast | Rejected]) -> Outputs:
         """The outputs of a chunk, whose forecasts come next."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from faust.types import StreamT
 
-from stream_app import web
+from stream_app import garbage, web
 from stream_app.events import Record
 from stream_app.faust_options import ROCKSDB, app_options
 from stream_app.settings import Settings
@@ -32,7 +32,7 @@ worker = Worker(app, settings, histories)
 app.on_worker_init.connect(worker.prepare)  # model loaded, topics checked: before anything consumes
 app.on_partitions_revoked.connect(worker.forget_partitions)
 app.on_partitions_assigned.connect(worker.meet_partitions)  # type: ignore[arg-type]  # called with what was assigned
-app.timer(1.0, name="garbage")(worker.collect_garbage)
+app.timer(garbage.INTERVAL_S, name="garbage")(worker.collect_garbage)
 
 
 @app.agent(events, name="predict")

@@ -2,7 +2,7 @@
 
 What makes garbage here goes away by its reference counts. Python's collector, which looks for cycles, would look at every
 container of the chunks in work, 30 for each event, and find them all alive: a tenth of the worker's time. So it is switched
-off, and asked once a second; about every ten minutes it looks at everything.
+off, and asked twice a minute; every ten minutes it looks at everything.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import atexit
 import gc
 
-FULL_EVERY = 600  # calls of `collect`
+INTERVAL_S = 30.0
+FULL_EVERY = 20  # calls of `collect`
 
 
 def take_over() -> None:
@@ -22,7 +23,7 @@ def take_over() -> None:
 
 
 class Collector:
-    """To be asked once a second, between two steps of the event loop."""
+    """To be asked every INTERVAL_S, between two steps of the event loop."""
 
     def __init__(self) -> None:
         self._calls = 0

@@ -25,7 +25,7 @@ from stream_app.events import Record
 class ChunkLimits:
     """The bounds of a chunk; a single record may exceed `bytes` and then stands alone."""
 
-    records: int = 512
+    records: int = 2048
     bytes: int = 4_000_000
     per_user: int = 16
 

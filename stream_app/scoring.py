@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nlargest
 from typing import Any, Protocol
 
 from stream_app.events import Event
@@ -121,7 +122,7 @@ class PopularItems:
     def _halve(self) -> None:
         self._since_halving = 0
         self._counts = {item: count // 2 for item, count in self._counts.items() if count > 1}
-        first = sorted(self._counts, key=self._counts.__getitem__, reverse=True)[:K]
+        first = nlargest(K, self._counts, key=self._counts.__getitem__)
         self._top = {item: self._counts[item] for item in first}
         self._least = min(self._top.values()) if len(self._top) == K else 0
 

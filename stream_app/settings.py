@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     fetch_bytes: Annotated[int, Field(ge=1024)] = Field(
         1_048_576, description="most bytes fetched of a partition at a time; a larger record comes all the same"
     )
-    chunk_records: Annotated[int, Field(ge=1, le=4096)] = Field(512, description="most records of a chunk")
+    chunk_records: Annotated[int, Field(ge=1, le=16_384)] = Field(2048, description="most records of a chunk")
     chunk_bytes: Count = Field(4_000_000, description="most bytes of a chunk; a larger record stands alone")
     chunk_records_per_user: Annotated[int, Field(ge=1, le=256)] = Field(
         16, description="most records of one user in a chunk; as many more events than a window are kept per user"
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     # Producing
     idempotent: bool = Field(True, description="the broker drops what a retry would write twice")
     batch_bytes: Annotated[int, Field(ge=1024)] = Field(
-        524_288, description="most bytes of a batch for one partition; less than the broker's message.max.bytes"
+        950_000, description="most bytes of a batch for one partition; less than the broker's message.max.bytes"
     )
     linger_ms: Annotated[int, Field(ge=0, le=1000)] = Field(
         0, description="wait for batches of other partitions, to go in one request"

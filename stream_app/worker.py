@@ -92,7 +92,7 @@ class Worker:
         )
 
     async def collect_garbage(self) -> None:
-        """To be called once a second."""
+        """To be called every `garbage.INTERVAL_S`."""
         self._garbage.collect()
 
     async def meet_partitions(self, _: Any, assigned: set[TP], *__: Any, **___: Any) -> None:

@@ -87,7 +87,7 @@ def test_an_argument_nobody_knows_is_refused() -> None:
         ("lateness_s", "soon"),
         ("store", "sqlite://"),
         ("cached_users", 9_999),
-        ("chunk_records", 4097),
+        ("chunk_records", 16_385),
         ("chunk_records_per_user", 0),
         ("chunks_queued", 0),
         ("idempotent", "perhaps"),
