@@ -123,7 +123,13 @@ class Engine:
         unknown = ~((batch.item_ids >= 0) & (batch.item_ids < self.vocabulary.items.rows)).any(1)  # [B]
         items = choose(heads.items, batch.item_ids, self._items, unknown, k)
         behaviors = self._behavior_with(heads, batch, items.ids)
-        numbers = [items.probability, heads.behaviors[:, 0], heads.goal[:, 0], heads.log_seconds[:, 0], heads.churn[:, 0]]
+        numbers = [
+            items.probability,
+            heads.behaviors[:, 0],
+            heads.goal[:, 0],
+            heads.log_seconds[:, 0],
+            heads.churn[:, 0],
+        ]
         listed_items = _named(items, self.vocabulary.items, columns.unknown_items)
         if self.vocabulary.has_categories:
             categories = choose(heads.categories, batch.category_ids, self._categories, None, k)
