@@ -26,7 +26,7 @@ def note(text: str) -> None:
     _console.print(text, markup=False, soft_wrap=True)
 
 
-def interleave(contestants: Mapping[Name, Callable[[], Trial]], runs: int) -> dict[Name, list[Trial]]:
+def interleave(contestants: Mapping[Name, Callable[[], Trial]], runs: int, what: str = "") -> dict[Name, list[Trial]]:
     """Every contestant once, then every one again: what the machine does meanwhile hits all of them alike.
 
     A run that fails is told and left out.
@@ -34,10 +34,10 @@ def interleave(contestants: Mapping[Name, Callable[[], Trial]], runs: int) -> di
     done: dict[Name, list[Trial]] = {name: [] for name in contestants}
     for number in range(1, runs + 1):
         for name, attempt in contestants.items():
-            trial = attempted(str(name), attempt)
+            trial = attempted(f"{what}{name}", attempt)
             if trial is not None:
                 done[name].append(trial)
-                note(f"  {number}/{runs}  {name}: {_told(trial)}")
+                note(f"  {number}/{runs}  {what}{name}: {_told(trial)}")
     return done
 
 

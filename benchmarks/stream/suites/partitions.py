@@ -17,5 +17,5 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
     assert plan.kafka is not None
     path, load = path_named("nextmove_constant").with_window(plan.window), skewed(plan.sizes.scale_events)
     contestants = {count: partial(run, path, plan.kafka, load, count) for count in plan.sizes.partitions}
-    trials = interleave(contestants, plan.sizes.scale_runs)
+    trials = interleave(contestants, plan.sizes.scale_runs, "partitions: ")
     return [{"partitions": count, **summary(own)} for count, own in trials.items() if own]

@@ -48,7 +48,7 @@ def _rows(plan: Plan, broker: Broker, load: Load) -> list[dict[str, Any]]:
     contestants = {
         path.name: partial(_attempt, plan, path, broker, fitting) for path in plan.paths if broker.kind in path.brokers
     }
-    trials = interleave(contestants, plan.sizes.runs)
+    trials = interleave(contestants, plan.sizes.runs, f"{broker.kind} {load.name} ")
     where = {"broker": broker.kind, "load": load.name, "partitions": PARTITIONS}
     return [{**where, "path": name, **summary(own)} for name, own in trials.items() if own]
 

@@ -27,7 +27,7 @@ from model.window import WindowRule
 
 WINDOW, MARGIN = 16, 16  # events; a million rings of 32 fit into the memory of a small machine
 MEMORY = {"store": "memory://", "chunk_records_per_user": str(MARGIN)}
-NOISE_S, NOISE_MB = 1.0, 20.0  # by which starts of the same worker differ
+NOISE_S, NOISE_MB = 1.0, 80.0  # by which starts of the same worker differ
 ROCKSDB = {**MEMORY, "store": "rocksdb://"}
 
 
