@@ -72,9 +72,15 @@ class HistoryTable(faust.Table[bytes, bytes]):
 
         The flow is stopped until Faust resumes it, which is the last thing it does. Otherwise records come in while it
         still seeks, and are lost: they wait in a queue that resuming clears, and are not fetched again.
+
+        What Faust has noted of chunks that were dropped is forgotten: it takes all records of a carrier for a gap that may
+        be committed as soon as any record in it is done, and a chunk that comes again may be cut otherwise.
         """
         await super().on_recovery_completed(active_tps, standby_tps)
-        self.app.consumer.stop_flow()
+        consumer: Any = self.app.consumer
+        for noted in (consumer._gap, consumer._acked, consumer._acked_index):  # noqa: SLF001  # there is no other way
+            noted.clear()
+        consumer.stop_flow()
         self.app.flow_control.suspend()
 
     def on_key_set(self, key: bytes, value: Any) -> None:
