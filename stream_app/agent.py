@@ -132,7 +132,10 @@ class PredictionAgent:
             while not held and not prepared.empty():
                 chunk = prepared.get_nowait()
                 (held if chunk.tp in [other.tp for other in together] else together).append(chunk)
-            if self._may_go_on(together):
+            together = [
+                chunk for chunk in together if self._is_ours(chunk)
+            ]  # one from before must not take others along
+            if together and self._may_go_on(together):
                 self._in_work.append(monotonic())
                 outputs = await self._answer(together, lambda: [*held, *_all_of(prepared)])
                 await answered.put(Answered(together, outputs))
@@ -180,7 +183,11 @@ class PredictionAgent:
         """Whether these chunks are still ours to finish; if not, they are dropped."""
         if self._moving:
             self._drop(chunks)
-        return not self._moving and all(chunk.assignment == self._assignment for chunk in chunks)
+        return not self._moving and all(map(self._is_ours, chunks))
+
+    def _is_ours(self, chunk: Prepared) -> bool:
+        """Whether partitions have not moved since it was folded."""
+        return chunk.assignment == self._assignment
 
     def _drop(self, chunks: list[Prepared]) -> None:
         """What has not begun to leave is for whoever reads these records next."""

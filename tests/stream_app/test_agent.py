@@ -599,6 +599,27 @@ async def test_what_was_folded_before_partitions_moved_never_leaves_even_if_the_
             assert stage.agent.working_s == 0
 
 
+async def test_a_chunk_that_comes_after_partitions_moved_is_not_dropped_with_one_from_before() -> None:
+    """One waited for the next turn on the device, and they would have gone there together: a loss nobody noticed."""
+    device = StepByStep()
+    async with on_stage(pipeline(predictor=device), Settings(partitions=2, chunks_prepared=4)) as stage:
+        try:
+            for offset in range(3):
+                await stage.hand_over(event_record("u", offset))
+            await stage.until(lambda: len(device.calls) == 1)
+            await stage.rest()
+            device.steps.release()
+            await stage.until(lambda: len(device.calls) == 2)  # the second is on the device, the third next in turn
+            stage.app.flow_control.suspend()
+            await asyncio.sleep(2.5 * agents.MOVING_S)  # it is dropped, and must be forgotten
+            await stage.move_partitions()
+            await stage.hand_over(event_record("v", 7)._replace(partition=1))
+            await stage.rest()
+        finally:
+            device.steps.release(10)
+        await stage.until(lambda: b"v" in {key for sent in stage.producer.to(CHANGELOG) for key in sent.keys})
+
+
 async def test_a_partition_that_went_elsewhere_is_committed_there() -> None:
     async with on_stage() as stage:
         stage.consumer.commits_nothing, stage.consumer.assigned = True, set()
