@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any, ClassVar
 
 from faust.transport.utils import DefaultSchedulingStrategy
@@ -73,7 +73,7 @@ class ChunkScheduler(DefaultSchedulingStrategy):
     limits: ClassVar[ChunkLimits] = ChunkLimits()
 
     def __init__(self) -> None:
-        self._fetched: dict[TP, int] = {}  # the last offset handed on, by partition
+        self._fetched: dict[TP, int] = {}  # the last offset fetched, by partition
 
     @classmethod
     def for_topic(cls, topic: str, limits: ChunkLimits) -> type[ChunkScheduler]:
@@ -83,33 +83,32 @@ class ChunkScheduler(DefaultSchedulingStrategy):
     def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Any]]:
         """Faust's hook: what was fetched, in the order in which the worker shall see it."""
         others = {tp: fetched for tp, fetched in records.items() if tp.topic != self.input_topic}
-        yield from super().iterate(others)
-        queues = [self._carriers(tp, fetched) for tp, fetched in records.items() if tp.topic == self.input_topic]
-        for turn in zip_longest(*queues):  # one chunk of each partition per turn: none waits for a hot one
-            yield from (carrier for carrier in turn if carrier is not None)
+        queues = []
+        for tp, fetched in records.items():  # now, and not when the first chunk is asked for: Faust may ask for none
+            if tp.topic == self.input_topic and fetched:
+                before = self._fetched.get(tp)
+                self._fetched[tp] = fetched[-1].offset
+                queues.append(self._carriers(tp, fetched, before))
+        return chain(super().iterate(others), _in_turn(queues))
 
-    def _carriers(self, tp: TP, fetched: Sequence[Record]) -> Iterator[tuple[TP, Carrier]]:
-        for chunk in self._behind_offset_0(tp, chunks(fetched, self.limits)):
-            before = self._fetched.get(tp)
-            self._fetched[tp] = chunk[-1].offset
-            yield tp, Carrier(chunk, before if before is not None and before < chunk[0].offset else None)
-
-    def _behind_offset_0(self, tp: TP, cut: Iterator[list[Record]]) -> Iterator[list[Record]]:
-        """Where the last offset handed on is 0, the next record goes alone.
-
-        Faust takes an offset of 0 for "nothing read yet": it would not count the records of a longer chunk as a gap,
-        and never commit.
-        """
-        for chunk in cut:
-            if self._fetched.get(tp) == 0 and len(chunk) > 1:
-                yield chunk[:1]
-                yield chunk[1:]
-            else:
-                yield chunk
+    def _carriers(self, tp: TP, fetched: Sequence[Record], before: int | None) -> Iterator[tuple[TP, Carrier]]:
+        for chunk in chunks(fetched, self.limits):
+            for part in (chunk[:1], chunk[1:]) if before == 0 else (chunk,):
+                # Faust takes an offset of 0 for "nothing read yet": it would not count the records of a longer chunk
+                # behind it as a gap, and never commit. So the first record behind it goes alone.
+                if part:
+                    yield tp, Carrier(part, before if before is not None and before < part[0].offset else None)
+                    before = part[-1].offset
 
     def forget(self) -> None:
         """Partitions are moving: what was fetched before says nothing about what comes."""
         self._fetched.clear()
+
+
+def _in_turn(queues: Sequence[Iterator[tuple[TP, Carrier]]]) -> Iterator[tuple[TP, Carrier]]:
+    """One chunk of each partition per turn: none waits for a hot one."""
+    for turn in zip_longest(*queues):
+        yield from (carrier for carrier in turn if carrier is not None)
 
 
 class ChunkOrder:

@@ -233,6 +233,14 @@ def test_the_first_chunks_of_all_may_not_be_lost_either() -> None:
         order.take(PLACE, second)
 
 
+def test_a_fetch_that_nobody_looked_at_is_missed_too() -> None:
+    """Faust throws away what a fetch gives while the flow is stopped, and asks for none of its chunks."""
+    fetching, order = one_by_one()
+    fetching.iterate({PLACE: [FakeRecord(offset=offset, key=b"a", value=b"1") for offset in range(3)]})
+    with pytest.raises(ChunkLostError, match="the records up to 2 never came"):
+        take(order, carriers(fetching, [3]))
+
+
 def test_gaps_in_the_offsets_are_no_loss() -> None:
     """Compaction and the markers of transactions leave them, within a fetch and between two."""
     fetching, order = one_by_one()
