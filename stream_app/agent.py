@@ -132,9 +132,8 @@ class PredictionAgent:
             while not held and not prepared.empty():
                 chunk = prepared.get_nowait()
                 (held if chunk.tp in [other.tp for other in together] else together).append(chunk)
-            together = [
-                chunk for chunk in together if self._is_ours(chunk)
-            ]  # one from before must not take others along
+            self._drop([chunk for chunk in together if not self._is_ours(chunk)])
+            together = [chunk for chunk in together if self._is_ours(chunk)]  # whom those must not take along
             if together and self._may_go_on(together):
                 self._in_work.append(monotonic())
                 outputs = await self._answer(together, lambda: [*held, *_all_of(prepared)])
