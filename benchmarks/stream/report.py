@@ -144,6 +144,8 @@ def _about(result: Mapping[str, Any]) -> list[str]:
             + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
             + "."
         )
+    if result.get("remark"):  # written into the results by whoever ran it
+        parts.append(str(result["remark"]))
     return parts
 
 
