@@ -8,10 +8,10 @@ from typing import Any
 
 import faust
 
-import stream_app.aiokafka_fixes  # noqa: F401  # mends aiokafka for this process
+from stream_app import aiokafka_fixes, faust_fixes  # noqa: F401  # mend both for this process
 from stream_app.connection import ssl_context
 from stream_app.intake import ChunkLimits, ChunkScheduler
-from stream_app.logs import logging_config
+from stream_app.logs import PlainWorker, logging_config
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
 
@@ -32,6 +32,7 @@ def app_options(settings: Settings) -> dict[str, Any]:
         "store": settings.store,
         "datadir": str(_data_dir(settings)),
         "logging_config": logging_config(settings),
+        "Worker": PlainWorker,
         # Chunks instead of records, and a table whose changelog is awaited
         "ConsumerScheduler": ChunkScheduler.for_topic(settings.input_topic, _limits(settings)),
         "Table": HistoryTable,

@@ -6,7 +6,6 @@ when the offset is committed. The records are the very ones that Faust's recover
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -16,9 +15,6 @@ from faust.stores.memory import Store as MemoryStore
 from faust.types import TP
 
 PAGE_USERS = 256  # read together from a store on disk
-
-
-FETCH_S = 1.5  # a fetch of Faust's waits for 1 s at most
 
 
 class Change(NamedTuple):
@@ -86,9 +82,6 @@ class HistoryTable(faust.Table[bytes, bytes]):
             noted.clear()
         consumer.stop_flow()
         self.app.flow_control.suspend()
-        # A fetch that is under way would still give what lies on the input, and Faust would throw that away; where a group
-        # has committed nothing yet, it would not be fetched again. No other begins while the flow is stopped.
-        await asyncio.sleep(FETCH_S)
 
     def on_key_set(self, key: bytes, value: Any) -> None:
         """No changelog write behind the agent's back."""

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
+from model.window import WindowRule
 from stream_app.broker import EmbeddedBroker
+from stream_app.events import Event
+from stream_app.history import History, HistoryRule, encode, fold
 from tests import checker
 from tests.checker import Names
 from tests.integration.conftest import PARTITIONS, deployment
@@ -29,6 +32,31 @@ def test_nothing_is_lost_between_seek_and_start(names: Names, shop: Path, shop_m
             tmp_path / "second.log", program=("tests.slow_seek_worker", "worker"), **settings
         ):  # has to recover
             checker.wait_for_answers(broker.bootstrap, names, at_least=events, limit_s=60)
+
+
+def test_nothing_is_lost_where_a_fetch_outlives_the_recovery(
+    names: Names, shop: Path, shop_model: Path, tmp_path: Path
+) -> None:
+    """A changelog to recover from, and a group that has committed nothing: what Faust throws away nobody seeks again."""
+    topics = dict.fromkeys((names.events, names.predictions, names.dead_letters, names.changelog), PARTITIONS)
+    with EmbeddedBroker(topics) as broker:
+        settings = deployment(broker.bootstrap, names, shop_model)
+        asyncio.run(keep_histories(broker.bootstrap, names.changelog, 500))
+        events = play(broker.bootstrap, names, shop, settings)
+        with WorkerProcess(tmp_path / "worker.log", program=("tests.late_fetch_worker", "worker"), **settings):
+            checker.wait_for_answers(broker.bootstrap, names, at_least=events, limit_s=60)
+
+
+async def keep_histories(bootstrap: str, changelog: str, users: int) -> None:
+    """On each partition, histories of `users` who are not heard of again."""
+    event = Event("stranger", "view", 1_750_000_000_000, "item-1", None, None)
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        for partition in range(PARTITIONS):
+            history, _ = fold(History(partition), event, 0, HistoryRule(WindowRule(events=16), margin=16))
+            for number in range(users):
+                user = f"stranger-{partition}-{number}".encode()
+                await producer.send(changelog, encode(history), key=user, partition=partition)
+        await producer.flush()
 
 
 def play(bootstrap: str, names: Names, shop: Path, settings: dict[str, str]) -> int:

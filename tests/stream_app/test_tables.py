@@ -12,7 +12,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 from intervaltree import IntervalTree
 
-from stream_app import history, tables
+from stream_app import history
 from stream_app.faust_options import ROCKSDB, app_options
 from stream_app.history import History
 from stream_app.settings import Settings
@@ -24,11 +24,6 @@ CHANGELOG = "nextmove-histories-changelog"
 def table_of(app: faust.App, **options: Any) -> HistoryTable:
     table: HistoryTable = app.Table("histories", key_type=bytes, value_type=bytes, partitions=4, **options)
     return table
-
-
-@pytest.fixture(autouse=True)
-def _no_fetch_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "FETCH_S", 0.0)
 
 
 @pytest.fixture

@@ -1,0 +1,44 @@
+"""What the worker must mend in the consumer of Faust 0.15; importing this module is enough.
+
+Whenever partitions have moved, Faust throws away what it fetches until it has recovered, and then seeks. Two things keep it
+from fetching all of that again:
+
+The fetch. It is given the set of partitions that are active, and sees that change while it waits: at the end of recovery
+the set becomes empty, which means *all* of them to aiokafka, those that are not readable yet included.
+
+The seek. It leaves a partition where it is if nothing is committed for it, and so behind what was thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Fetches what was asked for, and comes back to the beginning of what is not committed yet."""
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Seek each partition to its committed offset; one of a stream without any, to its beginning."""
+        offsets = await super().seek_to_committed()
+        changelogs = self.app.tables.changelog_topics  # their places are for recovery to choose
+        uncommitted = [tp for tp, offset in offsets.items() if not offset and tp.topic not in changelogs]
+        if uncommitted:
+            await self.call_thread(self._ensure_consumer().seek_to_beginning, *uncommitted)
+        return offsets
+
+    async def _fetch_records(
+        self,
+        consumer: Any,
+        active_partitions: set[TP],
+        timeout: float | None = None,
+        max_records: int | None = None,  # noqa: ASYNC109  # Faust's
+    ) -> Mapping[TP, list[Any]]:
+        active = set(active_partitions)  # as it is now
+        return await super()._fetch_records(consumer, active, timeout, max_records) if active else {}
+
+
+driver.AIOKafkaConsumerThread = ConsumerThread  # type: ignore[misc]  # Faust has no setting for it
