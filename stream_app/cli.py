@@ -134,7 +134,7 @@ def worker(
 
     _override(model=model, broker=broker, web_port=port)
     with _one_line(click.ClickException):
-        level = _settings().log_level
+        level = _settings().log_level.replace("warning", "warn")  # Faust's word for it
         faust_command(["--app", "stream_app.app", "worker", "--loglevel", level], standalone_mode=False)
 
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import faust
 import structlog
 
 from stream_app.settings import Settings
+
+
+class PlainWorker(faust.Worker):
+    """Faust's program without its spinner, for which every DEBUG line would be made, whatever the level."""
+
+    def on_setup_root_logger(self, logger: logging.Logger, level: int) -> None:
+        """Faust's hook: the level stays."""
+        self.spinner = None
 
 
 def logging_config(settings: Settings) -> dict[str, Any] | None:

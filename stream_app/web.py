@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 import faust
 import orjson
 from aiohttp import web
+from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 from prometheus_client.aiohttp import make_aiohttp_handler
 
@@ -56,7 +57,7 @@ def readiness(app: faust.App, settings: Settings) -> dict[str, bool]:
     """What a worker must have before it predicts; the model is loaded before anything else starts."""
     return {
         "model_loaded": True,
-        "partitions_assigned": any(tp.topic == settings.input_topic for tp in app.consumer.assignment()),
+        "partitions_assigned": any(tp.topic == settings.input_topic for tp in _assigned(app)),
         "recovered": app.tables.actives_ready and not app.rebalancing,
     }
 
@@ -68,13 +69,20 @@ def lags(app: faust.App, settings: Settings, last_ms: dict[int, int]) -> dict[in
     """
     committed = app.consumer._committed_offset  # type: ignore[attr-defined]  # noqa: SLF001  # known before any commit
     found: dict[int, tuple[int, float]] = {}
-    for tp in app.consumer.assignment():
+    for tp in _assigned(app):
         end = app.consumer.highwater(tp)
         if tp.topic == settings.input_topic and end is not None:
             records = max(0, end - (committed.get(TP(tp.topic, tp.partition)) or 0))
             age_s = max(0.0, time() - last_ms[tp.partition] / 1000) if records and tp.partition in last_ms else 0.0
             found[tp.partition] = (records, age_s)
     return found
+
+
+def _assigned(app: faust.App) -> set[TP]:
+    try:
+        return app.consumer.assignment()
+    except ConsumerNotStarted:  # the web server is up before
+        return set()
 
 
 def _answer(ok: bool, details: dict[str, Any]) -> web.Response:

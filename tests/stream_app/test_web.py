@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 from aiohttp.test_utils import make_mocked_request
+from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -98,6 +99,20 @@ def test_ready() -> None:
 def test_not_ready(ends: dict[TP, int | None], state: dict[str, bool], missing: str) -> None:
     checks = web.readiness(app(ends, **state), SETTINGS)
     assert [name for name, ok in checks.items() if not ok] == [missing]
+
+
+class Unstarted(Consumer):
+    """As Faust's consumer answers before it is started."""
+
+    def assignment(self) -> set[TP]:
+        raise ConsumerNotStarted
+
+
+def test_before_there_is_a_consumer_a_worker_is_not_ready_and_has_no_lag() -> None:
+    unstarted = app()
+    unstarted.consumer = Unstarted({}, {})
+    assert web.readiness(unstarted, SETTINGS)["partitions_assigned"] is False
+    assert web.lags(unstarted, SETTINGS, {}) == {}
 
 
 # The pages
