@@ -8,7 +8,7 @@ partition goes in order: a batch is sent when the one before it is with the brok
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from time import time
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ from typing import Any, Self
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, ProducerClosed, RecordListTooLargeError
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import RecordMetadata
 
 from stream_app.connection import security
 from stream_app.predictions import Header
@@ -41,6 +42,7 @@ class Deliveries:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._renewing = asyncio.Lock()
+        self._entering: set[asyncio.Future[Any]] = set()
         self._retiring: set[asyncio.Task[None]] = set()
         self._producer: AIOKafkaProducer
 
@@ -85,7 +87,7 @@ class Deliveries:
             try:
                 # An idempotent producer of aiokafka would try again for ever
                 async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                    sent = await (await producer.send_batch(builder, topic, partition=partition))
+                    sent = await (await self._entered(producer, builder, topic, partition))
             except (MessageSizeTooLargeError, RecordListTooLargeError):
                 await self._renew(producer)
                 return None
@@ -97,6 +99,16 @@ class Deliveries:
                 continue  # renewed before it took the batch
             first: int = sent.offset
             return first
+
+    async def _entered(
+        self, producer: AIOKafkaProducer, builder: BatchBuilder, topic: str, partition: int
+    ) -> Awaitable[RecordMetadata]:
+        """The delivery of a batch once `producer` has taken it, which looks up the topic first."""
+        entering = asyncio.ensure_future(producer.send_batch(builder, topic, partition=partition))
+        self._entering.add(entering)
+        entering.add_done_callback(self._entering.discard)
+        delivery: Awaitable[RecordMetadata] = await entering
+        return delivery
 
     def _pack(self, messages: Sequence[Sendable]) -> Iterator[Batch]:
         """Batches of at most `batch_bytes`; a larger message stands alone."""
@@ -125,9 +137,15 @@ class Deliveries:
             if not self._settings.idempotent or refused is not self._producer:
                 return
             self._producer = await self._started()
-            retiring = asyncio.create_task(_stop(refused, REQUEST_TIMEOUT_S))
+            retiring = asyncio.create_task(self._retire(refused))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, refused: AIOKafkaProducer) -> None:
+        """Stop it when all that goes to it has entered: a closed one would look up a topic for ever."""
+        if entering := set(self._entering):
+            await asyncio.wait(entering)
+        await _stop(refused, REQUEST_TIMEOUT_S)
 
     async def _started(self) -> AIOKafkaProducer:
         """A producer that has met the broker. Raises KafkaError if that is not to be found."""

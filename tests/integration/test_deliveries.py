@@ -131,3 +131,21 @@ async def test_a_broker_that_comes_back_in_time_has_everything_once(kafka: Kafka
         assert await delivering == list(range(200, 400))
     assert is_at(messages, list(range(200, 400)), await read(kafka.bootstrap, topic, 0, 200, 200))
     assert (await ends(kafka.bootstrap, topic, 1)) == [400]
+
+
+async def test_a_topic_that_is_met_while_the_producer_is_renewed(kafka: KafkaServer, topic: str) -> None:
+    """Dead letters are rare: their topic may be looked up for the first time while others are refused."""
+    letters = f"{topic}-letters"
+    await topics.create(kafka.bootstrap, [TopicPlan(letters, PARTITIONS)])
+
+    async def reject(producer: Deliveries, partition: int) -> None:
+        for count in range(1, 12):
+            large = with_large(count, set(range(partition, count)))  # partitions are refused at different times
+            places = await producer.deliver(topic, partition, large)
+            await producer.deliver(letters, partition, numbered(places.count(None)))
+
+    for _ in range(rounds := 4):
+        async with asyncio.timeout(30), deliveries(kafka.bootstrap) as producer:
+            await asyncio.gather(*(reject(producer, partition) for partition in range(PARTITIONS)))
+    refused = [rounds * sum(max(0, count - partition) for count in range(1, 12)) for partition in range(PARTITIONS)]
+    assert await ends(kafka.bootstrap, letters, PARTITIONS) == refused
