@@ -34,8 +34,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self,
         consumer: Any,
         active_partitions: set[TP],
-        timeout: float | None = None,
-        max_records: int | None = None,  # noqa: ASYNC109  # Faust's
+        timeout: float | None = None,  # noqa: ASYNC109  # Faust's
+        max_records: int | None = None,
     ) -> Mapping[TP, list[Any]]:
         active = set(active_partitions)  # as it is now
         return await super()._fetch_records(consumer, active, timeout, max_records) if active else {}

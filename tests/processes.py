@@ -87,6 +87,12 @@ class WorkerProcess:
         """Whether it has not ended."""
         return self._process is not None and self._process.poll() is None
 
+    def memory_bytes(self) -> int:
+        """What it holds of the machine's memory now (resident set size)."""
+        assert self._process is not None
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
     def ready(self) -> bool:
         """What /readyz says."""
         return self.get("/readyz")[0] == 200
