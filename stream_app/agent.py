@@ -19,7 +19,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from time import monotonic
 from typing import NamedTuple, cast
@@ -54,7 +55,7 @@ class Prepared(NamedTuple):
     """A chunk that is decoded and folded, on its way to the device."""
 
     event: EventT[list[Record]]
-    records: list[Record]
+    records: Chunk
     batch: Batch
     report: BatchReport
     assignment: int  # which one it was folded under
@@ -65,12 +66,44 @@ class Prepared(NamedTuple):
         tp: TP = self.event.message.tp
         return tp
 
+    def may_follow(self, last: Prepared, per_user: int) -> bool:
+        """Whether it may become durable while the one before it is not committed: both may come again, and be cut otherwise.
+
+        For that a history keeps `per_user` events more than a window has, and who was erased or has expired keeps none.
+        """
+        removes = self.removes_users or last.removes_users
+        return not removes and self.records.most_with(last.records) <= per_user
+
+    @property
+    def removes_users(self) -> bool:
+        """Whether histories go with it."""
+        return self.records.is_erasure or bool(self.batch.expired)
+
+
+@dataclass(eq=False, slots=True)
+class TakenUp:
+    """That chunks are on the device or further."""
+
+    at_s: float  # monotonic: since when
+    chunks: int  # that are not acknowledged
+
 
 class Answered(NamedTuple):
     """Chunks of different partitions that were on the device together, and what is to leave because of them."""
 
     chunks: list[Prepared]
     outputs: list[Outputs]
+    taken_up: TakenUp
+
+    @classmethod
+    def none(cls) -> Answered:
+        """No chunks at all."""
+        return cls([], [], TakenUp(0.0, 0))
+
+    def may_follow(self, others: Answered, per_user: int) -> bool:
+        """Whether each of these chunks may become durable while those are not committed."""
+        before = {chunk.tp: chunk for chunk in others.chunks}
+        return all(chunk.may_follow(before[chunk.tp], per_user) for chunk in self.chunks if chunk.tp in before)
 
 
 class PredictionAgent:
@@ -88,12 +121,20 @@ class PredictionAgent:
         self._assignment = 0  # counts how often partitions moved
         self._deliveries = Deliveries(settings)
         self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
-        self._in_work: list[float] = []  # monotonic seconds; when the chunks in steps 4 to 7 were taken up
+        self._in_work: list[TakenUp] = []  # in steps 4 to 7
+        self._taken_up = asyncio.Event()
 
     @property
     def working_s(self) -> float:
         """For how long the chunks in work have been so, in seconds; 0 when idle."""
-        return monotonic() - self._in_work[0] if self._in_work else 0.0
+        return monotonic() - self._in_work[0].at_s if self._in_work else 0.0
+
+    async def wants_more(self) -> None:
+        """Wait until all that was fetched is on the device or further; what comes meanwhile makes one larger chunk."""
+        while len(self._app.consumer.unacked) > sum(taken.chunks for taken in self._in_work):
+            self._taken_up.clear()
+            with suppress(TimeoutError):  # Faust may have dropped some
+                await asyncio.wait_for(self._taken_up.wait(), MOVING_S)
 
     def forget_partitions(self) -> None:
         """Partitions have moved: nothing that was folded before may leave any more."""
@@ -107,7 +148,7 @@ class PredictionAgent:
         events: AsyncIterable[EventT[list[Record]]] = stream.noack().events()  # type: ignore[attr-defined]  # Stream's
         async with self._deliveries, asyncio.TaskGroup() as tasks:
             answering = tasks.create_task(self._answer_all(prepared, answered))
-            delivering = tasks.create_task(self._deliver_all(answered))
+            delivering = tasks.create_task(self._deliver_all(answered, tasks))
             async for event in events:  # 1. Intake
                 records = cast(Chunk, event.value)
                 self._order.take(event.message.tp, records)
@@ -116,7 +157,7 @@ class PredictionAgent:
             answering.cancel()
             delivering.cancel()
 
-    def _prepare(self, event: EventT[list[Record]], records: list[Record]) -> Prepared:
+    def _prepare(self, event: EventT[list[Record]], records: Chunk) -> Prepared:
         report = BatchReport(event.message.partition, records=len(records))
         with report.stage("decode"):  # 2. Decode
             events, batch = self._pipeline.decode(records)
@@ -128,6 +169,9 @@ class PredictionAgent:
         """Answer what is prepared, in order: all that waits goes together, but only one chunk of each partition."""
         held: list[Prepared] = []  # at most one, of a partition that has a chunk on the device
         while True:
+            await (
+                answered.join()
+            )  # those before are being delivered; whoever waits goes together with who comes meanwhile
             together = [held.pop() if held else await prepared.get()]
             while not held and not prepared.empty():
                 chunk = prepared.get_nowait()
@@ -135,9 +179,11 @@ class PredictionAgent:
             self._drop([chunk for chunk in together if not self._is_ours(chunk)])
             together = [chunk for chunk in together if self._is_ours(chunk)]  # whom those must not take along
             if together and self._may_go_on(together):
-                self._in_work.append(monotonic())
+                taken_up = TakenUp(monotonic(), len(together))
+                self._in_work.append(taken_up)
+                self._taken_up.set()
                 outputs = await self._answer(together, lambda: [*held, *_all_of(prepared)])
-                await answered.put(Answered(together, outputs))
+                await answered.put(Answered(together, outputs, taken_up))
 
     async def _answer(self, together: list[Prepared], waiting: Callable[[], list[Prepared]]) -> list[Outputs]:
         """Steps 4 and 5; their time is counted once, in the first chunk's report."""
@@ -165,13 +211,21 @@ class PredictionAgent:
         self._pipeline.score(batch, own)
         return self._pipeline.conclude(batch, own)
 
-    async def _deliver_all(self, answered: asyncio.Queue[Answered]) -> None:
-        """Deliver what is answered, in order; the next begins when the last is committed."""
+    async def _deliver_all(self, answered: asyncio.Queue[Answered], tasks: asyncio.TaskGroup) -> None:
+        """Deliver what is answered, in order; while the last is being committed where that does no harm."""
+        last, commit = Answered.none(), None
         while True:
-            together, outputs = await answered.get()
-            if outputs and self._may_go_on(together):
-                await self._finish(together, outputs)
-            self._in_work.pop(0)
+            group = await answered.get()
+            answered.task_done()
+            if commit is not None and not group.may_follow(last, self._settings.chunk_records_per_user):
+                await asyncio.wait({commit})
+            if not group.outputs or not self._may_go_on(group.chunks):
+                self._in_work.remove(group.taken_up)
+                continue
+            outputs = await self._emit(group)
+            if commit is not None:
+                await asyncio.wait({commit})  # one that fails ends the others, this one too
+            last, commit = group, tasks.create_task(self._ack(group, outputs))
 
     @property
     def _moving(self) -> bool:
@@ -193,20 +247,27 @@ class PredictionAgent:
         for chunk in chunks:
             self._app.consumer.unacked.discard(chunk.event.message)
 
-    async def _finish(self, together: list[Prepared], outputs: list[Outputs]) -> None:
-        """Steps 6 and 7."""
-        report = together[0].report
-        with report.stage("emit"):  # 6. Emit
-            outputs = await asyncio.gather(
-                *(self._deliver(chunk.tp.partition, output) for chunk, output in zip(together, outputs, strict=True))
+    async def _emit(self, group: Answered) -> list[Outputs]:
+        """Step 6: what the broker has of the outputs, which is all of them in some form."""
+        with group.chunks[0].report.stage("emit"):  # 6. Emit
+            return await asyncio.gather(
+                *(
+                    self._deliver(chunk.tp.partition, output)
+                    for chunk, output in zip(group.chunks, group.outputs, strict=True)
+                )
             )
-        with report.stage("ack"):  # 7. Ack
-            for chunk in together:
+
+    async def _ack(self, group: Answered, outputs: list[Outputs]) -> None:
+        """Step 7."""
+        with group.chunks[0].report.stage("ack"):  # 7. Ack
+            for chunk in group.chunks:
                 chunk.event.ack()
-            await self._commit({chunk.tp: chunk.event.message.offset + 1 for chunk in together})
+            group.taken_up.chunks = 0
+            await self._commit({chunk.tp: chunk.event.message.offset + 1 for chunk in group.chunks})
         self._pipeline.cache.trim()
-        for chunk, output in zip(together, outputs, strict=True):
+        for chunk, output in zip(group.chunks, outputs, strict=True):
             self._observe(chunk.report.done(chunk.batch, output, chunk.records))
+        self._in_work.remove(group.taken_up)
 
     async def _deliver(self, partition: int, outputs: Outputs) -> Outputs:
         """Wait until the broker has all outputs; what it has then, refused predictions as letters."""

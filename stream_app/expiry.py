@@ -55,7 +55,7 @@ class Expiry:
     """Tells with each chunk which users' histories are to go."""
 
     def __init__(self, idle_ms: float, users: Users, unsettled: int) -> None:
-        """`unsettled`: as many records as a chunk can have, and so as can come again after a crash."""
+        """`unsettled`: as many records of a partition as can come again after a crash."""
         self._idle_ms = idle_ms
         self._users = users
         self._unsettled = unsettled

@@ -8,7 +8,7 @@ from typing import Any
 
 import faust
 
-from stream_app import aiokafka_fixes, faust_fixes  # noqa: F401  # mend both for this process
+from stream_app import aiokafka_fixes, consumer  # noqa: F401  # mend aiokafka and Faust for this process
 from stream_app.connection import ssl_context
 from stream_app.intake import ChunkLimits, ChunkScheduler
 from stream_app.logs import PlainWorker, logging_config

@@ -41,6 +41,23 @@ class Chunk(list[Record]):
     """
 
     follows: int | None = None
+    users: Users | None = None
+
+    @property
+    def is_erasure(self) -> bool:
+        """Whether it is the erasure of a user, which stands alone."""
+        return self[0].value is None
+
+    def most_with(self, other: Chunk) -> int:
+        """At most so many records are of any one user, in both chunks together."""
+        return self._counted().most_with(other._counted())
+
+    def _counted(self) -> Users:
+        if self.users is None:
+            self.users = Users()
+            for record in self:
+                self.users.add(record.key)
+        return self.users
 
 
 class Carrier:
@@ -49,7 +66,7 @@ class Carrier:
     __slots__ = ("_last", "value")
 
     def __init__(self, records: Sequence[Record], follows: int | None = None) -> None:
-        self.value = Chunk(records)
+        self.value = records if isinstance(records, Chunk) else Chunk(records)
         self.value.follows = follows
         self._last = records[-1]
 
@@ -131,10 +148,10 @@ class ChunkOrder:
         self._taken.clear()
 
 
-def chunks(records: Sequence[Record], limits: ChunkLimits) -> Iterator[list[Record]]:
+def chunks(records: Sequence[Record], limits: ChunkLimits) -> Iterator[Chunk]:
     """Cut the records of one partition, in offset order, into chunks within `limits`."""
     start = size = 0
-    users = _Users()
+    users = Users()
     for position, record in enumerate(records):
         key, value = record.key, record.value
         weight = (0 if key is None else len(key)) + (0 if value is None else len(value))
@@ -145,24 +162,38 @@ def chunks(records: Sequence[Record], limits: ChunkLimits) -> Iterator[list[Reco
             or position - start >= limits.records
             or users.most_of(key) >= limits.per_user
         ):
-            yield list(records[start:position])
+            yield _chunk(records[start:position], users)
             start, size = position, weight
-            users = _Users()
+            users = Users()
         users.add(key)
         if value is None:  # an erasure stands alone
-            yield [record]
+            yield _chunk([record], users)
             start, size = position + 1, 0
-            users = _Users()
+            users = Users()
     if start < len(records):
-        yield list(records[start:])
+        yield _chunk(records[start:], users)
 
 
-class _Users(dict[bytes, int]):
+def _chunk(records: Sequence[Record], users: Users) -> Chunk:
+    chunk = Chunk(records)
+    chunk.users = users
+    return chunk
+
+
+class Users(dict[bytes, int]):
     """How many records of a chunk each user has at most; one without a key may be of anybody."""
 
     def __init__(self) -> None:
         self._anybodys = 0
         self._most = 0
+
+    def most_with(self, other: Users) -> int:
+        """At most so many records are of any one user, in both chunks together."""
+        few, many = sorted((self, other), key=len)
+        most = max(self._most, other._most)
+        for user in few.keys() & many.keys():
+            most = max(most, few[user] + many[user])
+        return self._anybodys + other._anybodys + most
 
     def most_of(self, key: bytes | None) -> int:
         """At most so many of the chunk's records are of the user `key`, None: of any one user."""

@@ -48,5 +48,5 @@ def new_pipeline(
         source=f"nextmove/{settings.app_id}",
         margin=margin,
         lateness_ms=lateness_ms,
-        expiry=None if users is None or math.isinf(idle_ms) else Expiry(idle_ms, users, settings.chunk_records),
+        expiry=None if users is None or math.isinf(idle_ms) else Expiry(idle_ms, users, 2 * settings.chunk_records),
     )

@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     )
     store: Literal["memory://", "rocksdb://"] = Field("memory://", description="where the table of histories lives")
     data_dir: Path = Field(Path("var/nextmove"), description="RocksDB files; one directory per worker")
-    cached_users: Annotated[int, Field(ge=10_000)] = Field(100_000, description="decoded histories kept in memory")
+    cached_users: Annotated[int, Field(ge=10_000)] = Field(120_000, description="decoded histories kept in memory")
 
     # Batches
     fetch_bytes: Annotated[int, Field(ge=1024)] = Field(
@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     )
     chunks_queued: Count = Field(4, description="chunks read ahead; dropped when partitions move")
     chunks_prepared: Annotated[int, Field(ge=1, le=16)] = Field(
-        4, description="chunks folded while others are on the device, to go there together, one of each partition"
+        8, description="chunks folded while others are on the device, to go there together, one of each partition"
     )
 
     # Producing
@@ -153,11 +153,11 @@ class Settings(BaseSettings):
     def chunks_in_work(self) -> int:
         """So many chunks at most are folded and not written yet; `agent.py` has the queues.
 
-        Those that are prepared, one before and one behind their queue; and those that were on the device together, three
-        times: on it or behind it, waiting to be delivered, and on their way.
+        Those that are prepared, one before and one behind their queue; and those that were on the device together, twice:
+        on it or waiting to be delivered, and on their way.
         """
         together = self.chunks_prepared + 1
-        return self.chunks_prepared + 2 + 3 * together
+        return self.chunks_prepared + 2 + 2 * together
 
     @property
     def changelog_topic(self) -> str:

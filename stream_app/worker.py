@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from threading import Timer
 from time import time
 from typing import Any
@@ -33,6 +34,7 @@ class App(faust.App):
     """A Faust app that ends when it is told to, or when its agent failed, even if its broker never answers again."""
 
     shutdown_s: float  # seconds
+    before_fetch: Callable[[], Awaitable[None]]  # awaited before each fetch, see `consumer.py`
 
     async def on_stop(self) -> None:
         """Faust's hook; what it waits for has no time limit of its own."""
@@ -50,7 +52,7 @@ class Worker:
     agent: PredictionAgent
     metrics: WorkerMetrics
 
-    def __init__(self, app: faust.App, settings: Settings, table: HistoryTable) -> None:
+    def __init__(self, app: App, settings: Settings, table: HistoryTable) -> None:
         self._app = app
         self._settings = settings
         self._table = table
@@ -73,6 +75,7 @@ class Worker:
             model_version=self.engine.version, device=self.engine.device, chunk_records=settings.chunk_records
         )
         self.agent = PredictionAgent(self._app, settings, self.pipeline, self._table, self.observe)
+        self._app.before_fetch = self.agent.wants_more
         garbage.take_over()
 
     def observe(self, report: BatchReport) -> None:

@@ -28,7 +28,7 @@ CORE = {
 TRANSPORT = {
     "stream_app.agent",
     "stream_app.aiokafka_fixes",
-    "stream_app.faust_fixes",
+    "stream_app.consumer",
     "stream_app.app",
     "stream_app.broker",
     "stream_app.cli",

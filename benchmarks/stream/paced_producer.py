@@ -13,7 +13,7 @@ from benchmarks.stream.loads import skewed
 from benchmarks.stream.topics import delivering
 
 TICK_S = 0.001
-LINGER_MS = 1
+LINGER_MS = 5
 
 
 def main(broker: str, topic: str, rate: str, seconds: str, seed: str) -> None:

@@ -5,7 +5,8 @@ and a record that comes again is answered as the first time, wherever a crash fe
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -16,9 +17,10 @@ from model.forecast import Forecast, Item
 from model.window import Window, WindowRule
 from stream_app import behaviors, predictions
 from stream_app import history as histories
+from stream_app.agent import Prepared
 from stream_app.events import Event, EventDecoder, Reason, Rejected
 from stream_app.history import History, HistoryRule, Outcome
-from stream_app.intake import ChunkLimits, chunks
+from stream_app.intake import Chunk, ChunkLimits, chunks
 from stream_app.pipeline import Batch, EngineFailed, HistoryCache, Outputs, Pipeline, Windows, _repeat_rank
 from stream_app.predictions import Message, Prediction
 from stream_app.scoring import K
@@ -573,25 +575,42 @@ class Topics:
         return everything
 
 
+def prepared(chunk: Chunk, batch: Batch) -> Prepared:
+    """A chunk as the agent asks about it."""
+    return Prepared(cast(Any, None), chunk, batch, cast(Any, None), 0)
+
+
 @settings(max_examples=200)
 @given(partitions(), st.data())
 def test_after_any_crashes_every_record_has_one_answer_and_every_user_one_history(
     records: list[FakeRecord], data: st.DataObject
 ) -> None:
-    """Crashes fall anywhere between the deliveries of a chunk; then the worker starts from the changelog and the commit."""
+    """Crashes fall anywhere between the deliveries of a chunk; then the worker starts from the changelog and the commit.
+
+    A chunk may be delivered while the one before it is not committed, where the agent says so.
+    """
     topics, committed, crashes = Topics(), 0, 0
     steps = pipeline(topics.changelog)
+    last: Prepared | None = None  # delivered, and not committed
     while committed < len(records):
         limits = replace(LIMITS, records=data.draw(st.integers(1, 12)))
-        chunk = next(chunks(records[committed:], limits))
-        _, outputs = run(steps, chunk)
+        begin = committed + (0 if last is None else len(last.records))
+        if begin == len(records):
+            break
+        chunk = next(chunks(records[begin:], limits))
+        batch, outputs = run(steps, chunk)
+        this = prepared(chunk, batch)
+        if last is not None and (not this.may_follow(last, LIMITS.per_user) or data.draw(st.booleans())):
+            committed, last = committed + len(last.records), None
         crashing = crashes < 4 and data.draw(st.booleans())
         topics.produce(outputs, lambda crashing=crashing: not crashing or data.draw(st.booleans()))
         if crashing:
             crashes += 1
-            steps = pipeline(topics.changelog)
-        else:
-            committed += len(chunk)
+            steps, last = pipeline(topics.changelog), None
+            continue
+        if last is not None:
+            committed += len(last.records)
+        last = this
 
     answered, refused = set(topics.predictions), set(topics.letters)
     assert answered | refused == {record.offset for record in records}
@@ -681,3 +700,41 @@ def test_the_cache_remembers_that_a_user_was_erased() -> None:
     assert len(cache.get("u", 0).entries) == 1
     cache.put("u", None)
     assert cache.get("u", 0) == History(0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "may_follow", "same_again"),
+    [
+        ("u u", "u u", True, True),
+        ("u v u", "v u v u", True, True),
+        ("u u u", "u u u", False, False),
+        ("u u u u", "v v v v", True, True),
+        ("u u u u", "u", False, True),  # the margin has room for one more, since the window needs not be full
+        ("u v", "u!", False, False),
+        ("v!", "v", False, True),
+    ],
+)
+def test_two_chunks_that_come_again_are_answered_as_the_first_time_if_one_may_follow_the_other(
+    first: str, second: str, may_follow: bool, same_again: bool
+) -> None:
+    """The worst crash behind two chunks: all their histories are written, nothing is committed, nothing was predicted."""
+    table: Table = {}
+    records = [
+        FakeRecord(offset=offset, key=user[:-1].encode()) if user.endswith("!") else event_record(user, offset)
+        for offset, user in enumerate(["u", "u", "v", *first.split(), *second.split()])
+    ]
+    steps, cuts = pipeline(table), [0, 3, 3 + len(first.split()), len(records)]
+    chunks_of_them = [Chunk(records[begin:end]) for begin, end in pairwise(cuts)]
+    batches, outputs = zip(*(run(steps, chunk) for chunk in chunks_of_them), strict=True)
+    for output in outputs:
+        apply(table, output)
+    answers = [message.value for output in outputs[1:] for _, message in output.predictions]
+    again = [
+        message.value
+        for one in [pipeline(table)]
+        for record in records[3:]
+        for _, message in run(one, [record])[1].predictions
+    ]
+    assert (again == answers) == same_again
+    _, before, this = (prepared(chunk, batch) for chunk, batch in zip(chunks_of_them, batches, strict=True))
+    assert this.may_follow(before, LIMITS.per_user) == may_follow

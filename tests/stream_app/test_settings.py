@@ -124,7 +124,7 @@ def test_what_is_in_work_has_room_in_the_cache() -> None:
     ):
         Settings(**large, cached_users=needed - 1)
     Settings(**large, cached_users=needed)
-    assert Settings().chunks_in_work == 1 + 4 + 1 + 3 * (4 + 1)
+    assert Settings().chunks_in_work == 1 + 8 + 1 + 2 * (8 + 1)
 
 
 @pytest.mark.parametrize("missing", ["sasl_username", "sasl_password"])

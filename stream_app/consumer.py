@@ -1,12 +1,15 @@
-"""What the worker must mend in the consumer of Faust 0.15; importing this module is enough.
+"""Faust's consumer, mended in two places, and asked for more only when somebody waits for it; importing this is enough.
 
-Whenever partitions have moved, Faust throws away what it fetches until it has recovered, and then seeks. Two things keep it
-from fetching all of that again:
+Whenever partitions have moved, Faust 0.15 throws away what it fetches until it has recovered, and then seeks. Two things
+keep it from fetching all of that again:
 
 The fetch. It is given the set of partitions that are active, and sees that change while it waits: at the end of recovery
 the set becomes empty, which means *all* of them to aiokafka, those that are not readable yet included.
 
 The seek. It leaves a partition where it is if nothing is committed for it, and so behind what was thrown away.
+
+And asked whenever it can hold more, it would fetch a few records at a time, and every chunk of them has its turn on the
+device, its deliveries and its commit. Asked when its last chunks are on the device, it brings all that has come since.
 """
 
 from __future__ import annotations
@@ -41,4 +44,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return await super()._fetch_records(consumer, active, timeout, max_records) if active else {}
 
 
-driver.AIOKafkaConsumerThread = ConsumerThread  # type: ignore[misc]  # Faust has no setting for it
+class Consumer(driver.Consumer):
+    """Waits until the app wants more."""
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109  # Faust's
+        await self.app.before_fetch()  # type: ignore[attr-defined]  # `worker.App` has it
+        return await super()._getmany(active_partitions, timeout)
+
+
+driver.Transport.Consumer = Consumer  # Faust has no setting for it
