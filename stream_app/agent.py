@@ -9,8 +9,9 @@
 7. Ack       only then is the chunk acknowledged, and its offset committed
 
 Three tasks share the steps, so that each overlaps with the others: 1 to 3, then 4 and 5 with the encoding of what they
-give, then 6 and 7. All that waits for the device goes there together, one chunk of each partition. Queues between them
-are short: a slow device or a slow broker stops the intake. A step that fails ends the worker, and the chunks come again;
+give, then 6; and 7 overlaps with the next 6 where that does no harm. All that waits for the device goes there together, one
+chunk of each partition. Queues between them are short, and nothing is fetched while something waits for the device: a slow
+device or a slow broker stops the intake, and what comes meanwhile makes larger chunks. A step that fails ends the worker, and the chunks come again;
 the fold is idempotent, and a prediction's id is its record's place.
 """
 
@@ -293,7 +294,7 @@ class PredictionAgent:
             raise Refused(f"{topic} refuses a dead letter even without its value")
 
     async def _commit(self, offsets: Mapping[TP, int]) -> None:
-        """Commit before the next chunk of any of these partitions becomes durable. Raises CommitFailed."""
+        """Commit; nothing of these partitions is acknowledged before it is done. Raises CommitFailed."""
         consumer, committed = self._app.consumer, self._app.monitor.tp_committed_offsets
         left = dict(offsets)
         for attempt in range(COMMIT_ATTEMPTS):

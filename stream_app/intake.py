@@ -5,7 +5,8 @@ before that, and may yield one *carrier* for many of them: its value is the list
 last. To Faust the carrier is one message, and the offsets before it a gap that is committed together with it.
 
 A chunk is cut so that a crash can always be repaired exactly (see `history.py`): it holds at most `per_user` records of
-one user, and an erasure stands alone. The agent commits a chunk before the next one of the partition becomes durable.
+one user, and an erasure stands alone. The agent commits a chunk before the next one of the partition becomes durable,
+unless both together hold no more of any user.
 """
 
 from __future__ import annotations
