@@ -7,7 +7,7 @@ messages go differs. Knows nothing of Faust, of torch or of clocks; a model is w
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol, overload
@@ -91,6 +91,13 @@ class Batch:
     changed: dict[str, History | None] = field(default_factory=dict)  # by user; None: erased, or expired
     outcomes: Counter[Outcome] = field(default_factory=Counter)
 
+    def parts(self, requests: int) -> Iterator[Batch]:
+        """The same batch in parts of at most so many requests, to be scored and concluded one after the other."""
+        first = self.requests[:requests]
+        yield Batch(first, self.rejects, self.erasures, self.expired, self.changed, self.outcomes)
+        for start in range(requests, len(self.requests), requests):
+            yield Batch(self.requests[start : start + requests])
+
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
@@ -100,6 +107,13 @@ class Outputs:
     dead_letters: list[tuple[Message, Reason]]
     states: list[tuple[bytes, bytes | None]]  # (user, stored history); None: erased, or expired
     fallbacks: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Outputs) -> None:
+        """What a later part of the batch leaves behind."""
+        self.predictions.extend(other.predictions)
+        self.dead_letters.extend(other.dead_letters)
+        self.states.extend(other.states)
+        self.fallbacks.update(other.fallbacks)
 
 
 class HistoryCache:

@@ -575,6 +575,31 @@ class Topics:
         return everything
 
 
+@given(partitions(), st.integers(1, 8))
+def test_a_batch_in_parts_gives_what_it_gives_as_a_whole(records: list[FakeRecord], requests: int) -> None:
+    whole, in_parts = pipeline(), pipeline()
+    _, expected = run(whole, records)
+    events, batch = in_parts.decode(records)
+    in_parts.fold(events, batch)
+    forecasts = iter(in_parts.infer(in_parts.windows([batch])))
+    outputs = Outputs([], [], [])
+    for part in batch.parts(requests):
+        assert len(part.requests) <= requests
+        own = [next(forecasts) for _ in part.requests]
+        in_parts.score(part, own)
+        outputs.add(in_parts.conclude(part, own))
+    assert list(forecasts) == []
+    assert sorted(outputs.predictions, key=offset_of) == sorted(expected.predictions, key=offset_of)
+    assert sorted(outputs.dead_letters, key=str) == sorted(expected.dead_letters, key=str)
+    assert (outputs.states, outputs.fallbacks) == (expected.states, expected.fallbacks)
+    for kind in ("model", "popularity", "repeat", "behavior"):
+        assert getattr(in_parts.scores, kind) == getattr(whole.scores, kind)
+
+
+def offset_of(sent: tuple[FakeRecord, Message]) -> int:
+    return sent[0].offset
+
+
 def prepared(chunk: Chunk, batch: Batch) -> Prepared:
     """A chunk as the agent asks about it."""
     return Prepared(cast(Any, None), chunk, batch, cast(Any, None), 0)
