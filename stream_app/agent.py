@@ -9,10 +9,10 @@
 7. Ack       only then is the chunk acknowledged, and its offset committed
 
 Three tasks share the steps, so that each overlaps with the others: 1 to 3, then 4 and 5 with the encoding of what they
-give, then 6; and 7 overlaps with the next 6 where that does no harm. All that waits for the device goes there together, one
-chunk of each partition. Queues between them are short, and nothing is fetched while something waits for the device: a slow
-device or a slow broker stops the intake, and what comes meanwhile makes larger chunks. A step that fails ends the worker, and the chunks come again;
-the fold is idempotent, and a prediction's id is its record's place.
+give, then 6; and 7 overlaps with the next 6 where that does no harm. All that waits for the device goes there together,
+one chunk of each partition. Queues between them are short, and nothing is fetched while something waits for the device:
+a slow device or a slow broker stops the intake, and what comes meanwhile makes larger chunks. A step that fails ends the
+worker, and the chunks come again; the fold is idempotent, and a prediction's id is its record's place.
 """
 
 from __future__ import annotations
@@ -171,9 +171,7 @@ class PredictionAgent:
         """Answer what is prepared, in order: all that waits goes together, but only one chunk of each partition."""
         held: list[Prepared] = []  # at most one, of a partition that has a chunk on the device
         while True:
-            await (
-                answered.join()
-            )  # those before are being delivered; whoever waits goes together with who comes meanwhile
+            await answered.join()  # those before are being delivered: who comes meanwhile goes together with who waits
             together = [held.pop() if held else await prepared.get()]
             while not held and not prepared.empty():
                 chunk = prepared.get_nowait()

@@ -190,10 +190,9 @@ class Users(dict[bytes, int]):
 
     def most_with(self, other: Users) -> int:
         """At most so many records are of any one user, in both chunks together."""
-        few, many = sorted((self, other), key=len)
         most = max(self._most, other._most)
-        for user in few.keys() & many.keys():
-            most = max(most, few[user] + many[user])
+        for user in self.keys() & other.keys():
+            most = max(most, self[user] + other[user])
         return self._anybodys + other._anybodys + most
 
     def most_of(self, key: bytes | None) -> int:

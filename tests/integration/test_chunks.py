@@ -68,6 +68,19 @@ class Held:
         """Until a chunk is on the device."""
         wait_until(lambda: json.loads(worker.get("/healthz")[1])["chunk_in_work_s"] > 0)
 
+    def lower(self, worker: WorkerProcess, topic: str, most_bytes: int) -> int:
+        """Events reach the device, and then `topic` takes no larger batches any more; how many events."""
+        self.hold()
+        sent = self.send(events(40, users=8, timestamp=START_MS + 100_000))
+        self.wait_until_at_work(worker)
+        self.limit(topic, most_bytes)
+        self.release()
+        return sent
+
+    def limit(self, topic: str, most_bytes: int = 1_048_588) -> None:
+        """Set a topic's max.message.bytes; by default, as it was."""
+        asyncio.run(configure(self.kafka.bootstrap, topic, max_message_bytes=most_bytes))
+
     def found(self) -> checker.Topics:
         """All that is on the topics, and every invariant holds."""
         found = asyncio.run(checker.read(self.kafka.bootstrap, self.names))
@@ -121,7 +134,7 @@ def test_records_of_a_megabyte_among_small_ones(held: Held) -> None:
     fits = (user, value.replace(b'"padding": ""', b'"padding": "%s"' % (b"x" * (1_000_000 - len(value)))), partition)
     too_large = (user, fits[1].replace(b'"xx', b'"xxx'), partition)
     assert (len(fits[1]), len(too_large[1])) == (1_000_000, 1_000_001)
-    asyncio.run(configure(held.kafka.bootstrap, held.names.events, max_message_bytes=2_000_000))
+    held.limit(held.names.events, 2_000_000)
     sent = held.send([*small[:100], fits, *small[100:200], too_large, *small[200:]])
     with held.worker():
         held.wait_for_answers(sent)
@@ -191,13 +204,9 @@ def test_predictions_that_are_refused_from_one_chunk_to_the_next(held: Held) -> 
     sent = held.send(events(40, users=8))
     with held.worker(chunk_records="4") as worker:
         held.wait_for_answers(sent)
-        held.hold()
-        sent += held.send(events(40, users=8, timestamp=START_MS + 100_000))
-        held.wait_until_at_work(worker)
-        asyncio.run(configure(held.kafka.bootstrap, held.names.predictions, max_message_bytes=300))
-        held.release()
+        sent += held.lower(worker, held.names.predictions, 300)
         held.wait_for_answers(sent)
-        asyncio.run(configure(held.kafka.bootstrap, held.names.predictions, max_message_bytes=1_048_588))
+        held.limit(held.names.predictions)
         sent += held.send(events(40, users=8, timestamp=START_MS + 200_000))
         held.wait_for_answers(sent)
         assert worker.running
@@ -211,17 +220,13 @@ def test_histories_that_are_refused_end_the_worker_before_anything_is_committed(
     sent = held.send(events(40, users=8))
     with held.worker(chunk_records="4") as worker:
         held.wait_for_answers(sent)
-        held.hold()
-        sent += held.send(events(40, users=8, timestamp=START_MS + 100_000))
-        held.wait_until_at_work(worker)
-        asyncio.run(configure(held.kafka.bootstrap, held.names.changelog, max_message_bytes=100))
-        held.release()
+        sent += held.lower(worker, held.names.changelog, 100)
         assert worker.wait() == 1
         assert "refuses a history for its size" in worker.log()
         so_far = asyncio.run(checker.read(held.kafka.bootstrap, held.names))
         assert checker.committed_too_early(so_far) == []
         assert sum(so_far.committed.values()) == 40
-        asyncio.run(configure(held.kafka.bootstrap, held.names.changelog, max_message_bytes=1_048_588))
+        held.limit(held.names.changelog)
         worker.start()
         held.wait_for_answers(sent)
     held.found()

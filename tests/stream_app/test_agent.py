@@ -5,12 +5,13 @@ A journal keeps what leaves the agent in the order in which it does: records sen
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, MutableSet, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import permutations
 from types import SimpleNamespace
 from typing import Any, Self
+from weakref import WeakSet
 
 import faust
 import pytest
@@ -102,7 +103,8 @@ class Consumer:
 
     def __init__(self, app: faust.App, journal: Journal) -> None:
         self.app, self.journal = app, journal
-        self.unacked = self._unacked_messages = set[ConsumerMessage]()  # where streams look
+        self.unacked: MutableSet[ConsumerMessage] = set()
+        self._unacked_messages = self.unacked  # where streams look
         self.assigned = {PLACE, ELSEWHERE}
         self.acked = -1
         self._acked: dict[TP, int] = {}
@@ -776,6 +778,16 @@ async def test_a_chunk_from_before_a_rebalance_is_neither_worked_on_nor_acknowle
         await stage.hand_over(event_record("u", 0), generation=1)
         await stage.rest()
         assert not stage.journal
+
+
+async def test_a_chunk_that_faust_skips_does_not_stop_the_fetching() -> None:
+    """It never gets on the device; Faust's weak set of what is not acknowledged must let go of it."""
+    async with on_stage() as stage:
+        stage.app.topics.acking_topics.add("user-events")
+        stage.consumer.unacked = stage.consumer._unacked_messages = WeakSet()
+        await stage.hand_over(event_record("u", 0), generation=1)
+        await stage.rest()
+        await asyncio.wait_for(stage.agent.wants_more(), 1)
 
 
 async def unpacked(stage: Stage) -> None:

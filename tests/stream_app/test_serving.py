@@ -78,3 +78,14 @@ def test_an_idle_time_that_windows_outlast_is_refused() -> None:
             new_pipeline(Echo(), Settings(idle_s=3600), BEHAVIORS, users=users)
     assert Settings(idle_s=float("inf")).idle_s == float("inf")
     new_pipeline(Echo(), Settings(idle_s=float("inf")), BEHAVIORS, users=list)
+
+
+def test_nobody_expires_among_the_records_of_two_chunks_which_may_come_again() -> None:
+    """So many can be durable and not committed after a crash, and be cut otherwise."""
+    table: Table = {}
+    settings = Settings(chunk_records=3, idle_s=10**9)
+    steps = new_pipeline(Echo(), settings, BEHAVIORS, table.get, lambda: list(table.items()))
+    _, outputs = run(new_pipeline(Echo(), settings, BEHAVIORS), [event_record("idle", 0, NOW_MS - 10**12 - 1)])
+    apply(table, outputs)
+    expired = [run(steps, [event_record("busy", offset, NOW_MS)])[0].expired for offset in range(1, 10)]
+    assert expired == [[]] * (2 * settings.chunk_records) + [["idle"]] + [[]] * 2
