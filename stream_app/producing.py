@@ -3,6 +3,9 @@
 Sent one by one a record costs about 10 µs, most of it for a future of its own; in a batch that the producer is given as a
 whole (its public `create_batch` and `send_batch`) it costs about 1 µs, and one future tells of all. What goes to one
 partition goes in order: a batch is sent when the one before it is with the broker, as aiokafka would do by itself.
+
+A producer of aiokafka has one request under way to a broker, and sends nothing there before it is answered. Several side by
+side, each with partitions of its own, keep broker and worker at work together.
 """
 
 from __future__ import annotations
@@ -37,7 +40,37 @@ class Batch:
 
 
 class Deliveries:
-    """A producer of our own, between `async with` and its end; Faust's knows neither batches nor idempotence."""
+    """Producers of our own, between `async with` and its end; Faust's knows neither batches nor idempotence."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._lanes = [Lane(settings) for _ in range(settings.producers)]
+        self._lane_of: dict[tuple[str, int], Lane] = {}
+
+    async def __aenter__(self) -> Self:
+        started = await asyncio.gather(*(lane.start() for lane in self._lanes), return_exceptions=True)
+        errors = [error for error in started if error is not None]
+        if errors:
+            together = zip(self._lanes, started, strict=True)
+            await asyncio.gather(*(lane.stop() for lane, error in together if error is None))
+            raise errors[0]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.gather(*(lane.stop() for lane in self._lanes))
+
+    async def deliver(self, topic: str, partition: int, messages: Sequence[Sendable]) -> list[int | None]:
+        """The offset of each message once the broker has them all; None for one that is too large for it.
+
+        Raises KafkaError where the broker cannot be reached in time, or refuses for another reason.
+        """
+        lane = self._lane_of.setdefault((topic, partition), self._lanes[len(self._lane_of) % len(self._lanes)])
+        return await lane.deliver(topic, partition, messages)
+
+
+class Lane:
+    """One producer, which is renewed when it is out of step."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -46,20 +79,16 @@ class Deliveries:
         self._retiring: set[asyncio.Task[None]] = set()
         self._producer: AIOKafkaProducer
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> None:
+        """Meet the broker. Raises KafkaError if that is not to be found."""
         self._producer = await self._started()
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def stop(self) -> None:
+        """Once what it was given is delivered, or after `STOP_S`."""
         await asyncio.gather(_stop(self._producer), *self._retiring)
 
     async def deliver(self, topic: str, partition: int, messages: Sequence[Sendable]) -> list[int | None]:
-        """The offset of each message once the broker has them all; None for one that is too large for it.
-
-        Raises KafkaError where the broker cannot be reached in time, or refuses for another reason.
-        """
+        """As `Deliveries.deliver`."""
         offsets: list[int | None] = []
         for batch in list(self._pack(messages)):
             offsets.extend(await self._deliver(topic, partition, batch))

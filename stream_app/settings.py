@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     )
 
     # Producing
+    producers: Annotated[int, Field(ge=1, le=64)] = Field(
+        4, description="producers side by side; each has one request under way to a broker"
+    )
     idempotent: bool = Field(True, description="the broker drops what a retry would write twice")
     batch_bytes: Annotated[int, Field(ge=1024)] = Field(
         950_000, description="most bytes of a batch for one partition; less than the broker's message.max.bytes"

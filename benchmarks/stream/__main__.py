@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         about["sizes"] = vars(plan.sizes)
         result["loads"] = {load.name: load.figures() for load in plan.loads}
         if plan.kafka is not None:
-            throughput.warm_up(plan.kafka, plan.sizes.events)
+            throughput.warm_up(plan.kafka, plan.sizes.events, plan.sizes.warm_up_runs)
         for name in options.suites:
             if name in NEED_KAFKA and plan.kafka is None:
                 rounds.note(f"{name} is left out: it needs a real Kafka")

@@ -18,6 +18,7 @@ WINDOW = 100  # events, as a real model's
 class Sizes:
     """How much of everything."""
 
+    warm_up_runs: int = 8  # of a broker, before anything counts
     runs: int = 5  # of each path, in the comparison
     scale_runs: int = 3  # where runs are long
     events: int = 200_000  # of a synthetic load, and the most of a real one
@@ -31,7 +32,7 @@ class Sizes:
 
 
 QUICK = Sizes(
-    runs=1, scale_runs=1, events=20_000, scale_events=20_000, users=(1_000, 20_000), partitions=(1, 8),
+    warm_up_runs=2, runs=1, scale_runs=1, events=20_000, scale_events=20_000, users=(1_000, 20_000), partitions=(1, 8),
     latency_shares=(0.1, 0.5), latency_s=5.0, profile_s=2.0, train_s=20.0,
 )  # fmt: skip
 

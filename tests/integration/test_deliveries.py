@@ -82,8 +82,11 @@ async def test_many_that_fit_alone_and_not_together(kafka: KafkaServer, topic: s
     assert is_at(messages, list(range(400)), await read(kafka.bootstrap, topic, 0, 0, 400))
 
 
+@pytest.mark.parametrize("producers", [1, 3])
 @pytest.mark.parametrize("refused", [1, 3])
-async def test_other_partitions_go_on_while_some_are_refused(kafka: KafkaServer, topic: str, refused: int) -> None:
+async def test_other_partitions_go_on_while_some_are_refused(
+    kafka: KafkaServer, topic: str, refused: int, producers: int
+) -> None:
     """Also where several are refused by one answer of the broker: no record is lost, moved or written twice."""
     rounds = 15
 
@@ -96,13 +99,13 @@ async def test_other_partitions_go_on_while_some_are_refused(kafka: KafkaServer,
             offsets += await producer.deliver(topic, partition, messages)
         return sent, offsets
 
-    async with deliveries(kafka.bootstrap) as producer:
+    async with deliveries(kafka.bootstrap, producers=producers) as producer:
         answers = await asyncio.gather(*(keep_delivering(producer, partition) for partition in range(PARTITIONS)))
         for partition, end in enumerate(await ends(kafka.bootstrap, topic, PARTITIONS)):
             sent, offsets = answers[partition]
             assert end == rounds * (9 if partition < refused else 10)
             assert is_at(sent, offsets, await read(kafka.bootstrap, topic, partition, 0, end))
-    assert not producer._retiring
+    assert not any(lane._retiring for lane in producer._lanes)
 
 
 async def test_a_batch_larger_than_a_segment_is_too_large(kafka: KafkaServer, topic: str) -> None:
@@ -117,7 +120,7 @@ async def test_a_batch_larger_than_a_segment_is_too_large(kafka: KafkaServer, to
 
 
 async def test_a_broker_that_comes_back_in_time_has_everything_once(kafka: KafkaServer, topic: str) -> None:
-    messages = numbered(200)
+    messages = numbered(2000)  # in batches of a few, for a second or so
     async with deliveries(kafka.bootstrap, batch_bytes=1024) as producer:
         await producer.deliver(topic, 0, messages)
         delivering = asyncio.create_task(producer.deliver(topic, 0, messages))
@@ -128,9 +131,9 @@ async def test_a_broker_that_comes_back_in_time_has_everything_once(kafka: Kafka
             assert not delivering.done(), "the kill came too late"
         finally:
             await asyncio.to_thread(kafka.restart)
-        assert await delivering == list(range(200, 400))
-    assert is_at(messages, list(range(200, 400)), await read(kafka.bootstrap, topic, 0, 200, 200))
-    assert (await ends(kafka.bootstrap, topic, 1)) == [400]
+        assert await delivering == list(range(2000, 4000))
+    assert is_at(messages, list(range(2000, 4000)), await read(kafka.bootstrap, topic, 0, 2000, 2000))
+    assert (await ends(kafka.bootstrap, topic, 1)) == [4000]
 
 
 async def test_a_topic_that_is_met_while_the_producer_is_renewed(kafka: KafkaServer, topic: str) -> None:

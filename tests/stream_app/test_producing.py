@@ -5,6 +5,7 @@ What a broker may refuse is asked of a real one: `tests/integration/test_deliver
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import time
@@ -14,14 +15,14 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
+from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError, ProducerClosed
 from aiokafka.producer.message_accumulator import BatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app import producing
 from stream_app.broker import EmbeddedBroker
-from stream_app.producing import Deliveries, Sendable
+from stream_app.producing import Deliveries, Lane, Sendable
 from stream_app.settings import Settings
 from tests.processes import free_port
 
@@ -35,8 +36,13 @@ def broker() -> Iterator[EmbeddedBroker]:
         yield running
 
 
-def deliveries(bootstrap: str, **options: Any) -> Deliveries:
-    return Deliveries(Settings(broker=bootstrap, **options))
+def deliveries(bootstrap: str, *, producers: int = 1, **options: Any) -> Deliveries:
+    return Deliveries(Settings(broker=bootstrap, producers=producers, **options))
+
+
+def only_lane(deliveries: Deliveries) -> Lane:
+    (lane,) = deliveries._lanes
+    return lane
 
 
 def numbered(count: int, size: int = 20) -> list[Sendable]:
@@ -89,7 +95,7 @@ async def test_each_message_has_the_offset_that_is_answered(
     async with deliveries(
         broker.bootstrap, compression=compression, idempotent=idempotent, batch_bytes=4096
     ) as producer:
-        assert len(list(producer._pack(messages))) > 4
+        assert len(list(only_lane(producer)._pack(messages))) > 4
         first = (await ends(broker.bootstrap))[1]
         offsets = await producer.deliver(TOPIC, 1, messages)
         assert offsets == list(range(first, first + 400)), "in order, one behind the other"
@@ -134,7 +140,7 @@ async def test_a_batch_that_is_full_does_not_linger(broker: EmbeddedBroker) -> N
     async with deliveries(broker.bootstrap, linger_ms=1000, batch_bytes=1024) as producer:
         await producer.deliver(TOPIC, 0, numbered(1))  # knows the topic by now
         start = time.monotonic()
-        batches = len(list(producer._pack(numbered(100))))
+        batches = len(list(only_lane(producer)._pack(numbered(100))))
         await producer.deliver(TOPIC, 0, numbered(100))
         assert batches > 4
         assert 0.5 < time.monotonic() - start < batches / 2, "the last one alone has lingered"
@@ -150,12 +156,12 @@ def test_batches_are_the_messages_in_order_and_within_the_limit(sizes: list[int]
     messages: list[Sendable] = [(b"%d" % n, os.urandom(size), [("h", b"1")]) for n, size in enumerate(sizes)]
 
     async def pack() -> list[producing.Batch]:
-        producer = deliveries("127.0.0.1:1", batch_bytes=limit, compression=compression)
-        producer._producer = producer._new_producer()
+        lane = only_lane(deliveries("127.0.0.1:1", batch_bytes=limit, compression=compression))
+        lane._producer = lane._new_producer()
         try:
-            return list(producer._pack(messages))
+            return list(lane._pack(messages))
         finally:
-            await producer._producer.stop()
+            await lane._producer.stop()
 
     batches = asyncio.run(pack())
     assert [message for batch in batches for message in batch.messages] == messages
@@ -172,7 +178,7 @@ async def test_a_message_larger_than_a_batch_stands_alone(broker: EmbeddedBroker
     messages = numbered(10)
     messages[place] = (b"large", b"x" * 50_000, [])
     async with deliveries(broker.bootstrap, batch_bytes=1024) as producer:
-        assert [len(batch.messages) for batch in producer._pack(messages)].count(1) >= 1
+        assert [len(batch.messages) for batch in only_lane(producer)._pack(messages)].count(1) >= 1
         offsets = await producer.deliver(TOPIC, 2, messages)
     assert offsets[0] is not None
     assert is_at(messages, offsets, await read(broker.bootstrap, TOPIC, 2, offsets[0], 10))
@@ -228,11 +234,11 @@ def by_hand(monkeypatch: pytest.MonkeyPatch, *refusals: int, **options: Any) -> 
     log: list[str] = []
     left = list(refusals)
 
-    def new(_: Deliveries) -> Refusing:
+    def new(_: Lane) -> Refusing:
         log.append("new")
         return Refusing(left.pop(0), log)
 
-    monkeypatch.setattr(Deliveries, "_new_producer", new)
+    monkeypatch.setattr(Lane, "_new_producer", new)
     return deliveries("127.0.0.1:1", **options), log
 
 
@@ -253,8 +259,9 @@ async def test_a_batch_that_came_to_a_producer_just_renewed_goes_to_the_new_one(
     async with producer:
         refused = asyncio.create_task(producer.deliver(TOPIC, 0, numbered(1)))
         late: asyncio.Task[list[int | None]] | None = None
-        old = producer._producer
-        while producer._producer is old:
+        lane = only_lane(producer)
+        old = lane._producer
+        while lane._producer is old:
             late = asyncio.create_task(producer.deliver(TOPIC, 1, numbered(1)))
             await asyncio.sleep(0.001)
         assert late is not None
@@ -274,6 +281,68 @@ async def test_a_closed_producer_is_an_error_and_not_tried_for_ever(broker: Embe
         await producer.deliver(TOPIC, 0, numbered(1))
     with pytest.raises(ProducerClosed):
         await asyncio.wait_for(producer.deliver(TOPIC, 0, numbered(1)), 5)
+
+
+# Several producers
+
+
+class Counting:
+    """A producer in the place of aiokafka's that keeps what it is given; `fails` says whether it finds its broker."""
+
+    def __init__(self, fails: bool) -> None:
+        self.fails, self.taken, self.running = fails, set[tuple[str, int]](), False
+
+    async def start(self) -> None:
+        await asyncio.sleep(0)
+        if self.fails:
+            raise KafkaConnectionError
+        self.running = True
+
+    async def stop(self) -> None:
+        self.running = False
+
+    def create_batch(self) -> BatchBuilder:
+        return BatchBuilder(4096, 0)
+
+    async def send_batch(self, builder: Any, topic: str, *, partition: int) -> asyncio.Future[Any]:
+        self.taken.add((topic, partition))
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_result(type("Metadata", (), {"offset": 7}))
+        return answer
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[Counting]:
+    """The producers that are made; the third finds no broker if it is the last."""
+    made: list[Counting] = []
+
+    def new(lane: Lane) -> Counting:
+        made.append(Counting(fails=len(made) + 1 == lane._settings.producers == 3))
+        return made[-1]
+
+    monkeypatch.setattr(Lane, "_new_producer", new)
+    return made
+
+
+async def test_a_partition_keeps_to_its_producer_and_producers_share_partitions(counting: list[Counting]) -> None:
+    """Two producers of one partition could overtake each other."""
+    places = {(topic, partition) for topic in ("a", "b", "c") for partition in range(8)}
+    async with deliveries("127.0.0.1:1", producers=4) as producer:
+        for _ in range(3):
+            for topic, partition in sorted(places, key=lambda _: random.random()):
+                await producer.deliver(topic, partition, numbered(1))
+        assert all(one.running for one in counting)
+    assert sorted(place for one in counting for place in one.taken) == sorted(places)
+    assert [len(one.taken) for one in counting] == [24 / 4] * 4
+    assert not any(one.running for one in counting)
+
+
+async def test_where_one_finds_no_broker_the_others_are_stopped(counting: list[Counting]) -> None:
+    with pytest.raises(KafkaConnectionError):
+        async with deliveries("127.0.0.1:1", producers=3):
+            pass
+    assert len(counting) == 3
+    assert not any(one.running for one in counting)
 
 
 # A broker that goes away
@@ -315,7 +384,7 @@ async def test_what_a_broker_did_not_take_in_time_is_not_tried_again(idempotent:
     with EmbeddedBroker({TOPIC: 1}) as broker:
         async with deliveries(broker.bootstrap, idempotent=idempotent) as producer:
             await producer.deliver(TOPIC, 0, numbered(1))
-            client = producer._producer.client
+            client = only_lane(producer)._producer.client
             os.kill(broker.pid, signal.SIGSTOP)
             await asyncio.sleep(0.2)  # for all its threads
             try:

@@ -26,9 +26,9 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
     return with_ratios(rows)
 
 
-def warm_up(kafka: Kafka, events: int) -> None:
-    """Runs that do not count: in its first minute a broker needs several times as long, until Java has compiled it."""
-    for _ in range(2):
+def warm_up(kafka: Kafka, events: int, runs: int) -> None:
+    """Runs that do not count: in its first minutes a broker needs several times as long, until Java has compiled it."""
+    for _ in range(runs):
         run(path_named("plain_loop_full"), kafka, skewed(events), PARTITIONS)
 
 
