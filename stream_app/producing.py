@@ -43,21 +43,27 @@ class Deliveries:
     """Producers of our own, between `async with` and its end; Faust's knows neither batches nor idempotence."""
 
     def __init__(self, settings: Settings) -> None:
-        self._lanes = [Lane(settings) for _ in range(settings.producers)]
+        self._settings = settings
+        self._lanes: list[Lane] = []
         self._lane_of: dict[tuple[str, int], Lane] = {}
 
     async def __aenter__(self) -> Self:
-        started = await asyncio.gather(*(lane.start() for lane in self._lanes), return_exceptions=True)
-        errors = [error for error in started if error is not None]
-        if errors:
-            together = zip(self._lanes, started, strict=True)
-            await asyncio.gather(*(lane.stop() for lane, error in together if error is None))
-            raise errors[0]
+        try:
+            for _ in range(self._settings.producers):
+                lane = Lane(self._settings)
+                await lane.start()
+                self._lanes.append(lane)
+        except BaseException:
+            await self._stop()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._stop()
+
+    async def _stop(self) -> None:
         await asyncio.gather(*(lane.stop() for lane in self._lanes))
 
     async def deliver(self, topic: str, partition: int, messages: Sequence[Sendable]) -> list[int | None]:

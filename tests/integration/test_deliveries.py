@@ -120,7 +120,7 @@ async def test_a_batch_larger_than_a_segment_is_too_large(kafka: KafkaServer, to
 
 
 async def test_a_broker_that_comes_back_in_time_has_everything_once(kafka: KafkaServer, topic: str) -> None:
-    messages = numbered(2000)  # in batches of a few, for a second or so
+    messages = numbered(2000)  # in batches of a few: a warm broker has 200 before it is killed
     async with deliveries(kafka.bootstrap, batch_bytes=1024) as producer:
         await producer.deliver(topic, 0, messages)
         delivering = asyncio.create_task(producer.deliver(topic, 0, messages))

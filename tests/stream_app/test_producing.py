@@ -156,7 +156,7 @@ def test_batches_are_the_messages_in_order_and_within_the_limit(sizes: list[int]
     messages: list[Sendable] = [(b"%d" % n, os.urandom(size), [("h", b"1")]) for n, size in enumerate(sizes)]
 
     async def pack() -> list[producing.Batch]:
-        lane = only_lane(deliveries("127.0.0.1:1", batch_bytes=limit, compression=compression))
+        lane = Lane(Settings(broker="127.0.0.1:1", batch_bytes=limit, compression=compression))
         lane._producer = lane._new_producer()
         try:
             return list(lane._pack(messages))
@@ -287,14 +287,16 @@ async def test_a_closed_producer_is_an_error_and_not_tried_for_ever(broker: Embe
 
 
 class Counting:
-    """A producer in the place of aiokafka's that keeps what it is given; `fails` says whether it finds its broker."""
+    """A producer in the place of aiokafka's that keeps what it is given; `broker` says whether it finds one."""
 
-    def __init__(self, fails: bool) -> None:
-        self.fails, self.taken, self.running = fails, set[tuple[str, int]](), False
+    def __init__(self, broker: str) -> None:
+        self.broker, self.taken, self.running = broker, set[tuple[str, int]](), False
 
     async def start(self) -> None:
-        await asyncio.sleep(0)
-        if self.fails:
+        await asyncio.sleep(0.001)
+        if self.broker == "silent":
+            await asyncio.Event().wait()
+        if self.broker == "gone":
             raise KafkaConnectionError
         self.running = True
 
@@ -311,38 +313,52 @@ class Counting:
         return answer
 
 
-@pytest.fixture
-def counting(monkeypatch: pytest.MonkeyPatch) -> list[Counting]:
-    """The producers that are made; the third finds no broker if it is the last."""
+def counting(monkeypatch: pytest.MonkeyPatch, *brokers: str) -> list[Counting]:
+    """The producers as they are made: what each finds is said in `brokers`."""
     made: list[Counting] = []
 
-    def new(lane: Lane) -> Counting:
-        made.append(Counting(fails=len(made) + 1 == lane._settings.producers == 3))
+    def new(_: Lane) -> Counting:
+        made.append(Counting(brokers[len(made)]))
         return made[-1]
 
     monkeypatch.setattr(Lane, "_new_producer", new)
     return made
 
 
-async def test_a_partition_keeps_to_its_producer_and_producers_share_partitions(counting: list[Counting]) -> None:
+async def test_a_partition_keeps_to_its_producer_and_producers_share_partitions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Two producers of one partition could overtake each other."""
+    made, order = counting(monkeypatch, *["there"] * 4), random.Random(0)
     places = {(topic, partition) for topic in ("a", "b", "c") for partition in range(8)}
     async with deliveries("127.0.0.1:1", producers=4) as producer:
         for _ in range(3):
-            for topic, partition in sorted(places, key=lambda _: random.random()):
+            for topic, partition in order.sample(sorted(places), len(places)):
                 await producer.deliver(topic, partition, numbered(1))
-        assert all(one.running for one in counting)
-    assert sorted(place for one in counting for place in one.taken) == sorted(places)
-    assert [len(one.taken) for one in counting] == [24 / 4] * 4
-    assert not any(one.running for one in counting)
+        assert all(one.running for one in made)
+    assert sorted(place for one in made for place in one.taken) == sorted(places)
+    assert [len(one.taken) for one in made] == [24 / 4] * 4
+    assert not any(one.running for one in made)
 
 
-async def test_where_one_finds_no_broker_the_others_are_stopped(counting: list[Counting]) -> None:
+async def test_where_one_finds_no_broker_the_others_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = counting(monkeypatch, "there", "there", "gone")
     with pytest.raises(KafkaConnectionError):
         async with deliveries("127.0.0.1:1", producers=3):
             pass
-    assert len(counting) == 3
-    assert not any(one.running for one in counting)
+    assert len(made) == 3
+    assert not any(one.running for one in made)
+
+
+async def test_where_the_start_is_given_up_those_that_had_started_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = counting(monkeypatch, "there", "there", "silent")
+    starting = asyncio.create_task(deliveries("127.0.0.1:1", producers=3).__aenter__())
+    await asyncio.sleep(0.1)
+    assert [one.running for one in made] == [True, True, False]
+    starting.cancel()
+    await asyncio.wait({starting})
+    assert starting.cancelled()
+    assert not any(one.running for one in made)
 
 
 # A broker that goes away
