@@ -68,13 +68,12 @@ class Prepared(NamedTuple):
         tp: TP = self.event.message.tp
         return tp
 
-    def may_follow(self, last: Prepared, per_user: int) -> bool:
+    def may_follow(self, last: Prepared) -> bool:
         """Whether it may become durable while the one before it is not committed: both may come again, and be cut otherwise.
 
-        For that a history keeps `per_user` events more than a window has, and who was erased or has expired keeps none.
+        A history keeps what may come again, and a whole window before it; who was erased or has expired keeps nothing.
         """
-        removes = self.removes_users or last.removes_users
-        return not removes and self.records.most_with(last.records) <= per_user
+        return not (self.removes_users or last.removes_users)
 
     @property
     def removes_users(self) -> bool:
@@ -102,10 +101,10 @@ class Answered(NamedTuple):
         """No chunks at all."""
         return cls([], [], TakenUp(0.0, 0))
 
-    def may_follow(self, others: Answered, per_user: int) -> bool:
+    def may_follow(self, others: Answered) -> bool:
         """Whether each of these chunks may become durable while those are not committed."""
         before = {chunk.tp: chunk for chunk in others.chunks}
-        return all(chunk.may_follow(before[chunk.tp], per_user) for chunk in self.chunks if chunk.tp in before)
+        return all(chunk.may_follow(before[chunk.tp]) for chunk in self.chunks if chunk.tp in before)
 
 
 class PredictionAgent:
@@ -120,6 +119,7 @@ class PredictionAgent:
         self._table = table
         self._observe = observe
         self._order = ChunkOrder()
+        self._settled: dict[TP, int] = {}  # by partition: no record below this offset comes again
         self._assignment = 0  # counts how often partitions moved
         self._deliveries = Deliveries(settings)
         self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
@@ -141,6 +141,7 @@ class PredictionAgent:
     def forget_partitions(self) -> None:
         """Partitions have moved: nothing that was folded before may leave any more."""
         self._order.forget()
+        self._settled.clear()
         self._assignment += 1
 
     async def run(self, stream: StreamT[list[Record]]) -> None:
@@ -164,7 +165,10 @@ class PredictionAgent:
         with report.stage("decode"):  # 2. Decode
             events, batch = self._pipeline.decode(records)
         with report.stage("fold"):  # 3. Fold
-            self._pipeline.fold(events, batch)
+            settled = self._settled.setdefault(
+                event.message.tp, records[0].offset
+            )  # what is read first was committed before
+            self._pipeline.fold(events, batch, settled)
         return Prepared(event, records, batch, report, self._assignment)
 
     async def _answer_all(self, prepared: asyncio.Queue[Prepared], answered: asyncio.Queue[Answered]) -> None:
@@ -217,7 +221,7 @@ class PredictionAgent:
         while True:
             group = await answered.get()
             answered.task_done()
-            if commit is not None and not group.may_follow(last, self._settings.chunk_records_per_user):
+            if commit is not None and not group.may_follow(last):
                 await asyncio.wait({commit})
             if not group.outputs or not self._may_go_on(group.chunks):
                 self._in_work.remove(group.taken_up)
@@ -263,7 +267,9 @@ class PredictionAgent:
             for chunk in group.chunks:
                 chunk.event.ack()
             group.taken_up.chunks = 0
-            await self._commit({chunk.tp: chunk.event.message.offset + 1 for chunk in group.chunks})
+            offsets = {chunk.tp: chunk.event.message.offset + 1 for chunk in group.chunks}
+            if await self._commit(offsets) and all(map(self._is_ours, group.chunks)):
+                self._settled.update(offsets)
         self._pipeline.cache.trim()
         for chunk, output in zip(group.chunks, outputs, strict=True):
             self._observe(chunk.report.done(chunk.batch, output, chunk.records))
@@ -292,20 +298,23 @@ class PredictionAgent:
         if None in await self._deliveries.deliver(topic, partition, large):
             raise Refused(f"{topic} refuses a dead letter even without its value")
 
-    async def _commit(self, offsets: Mapping[TP, int]) -> None:
-        """Commit; nothing of these partitions is acknowledged before it is done. Raises CommitFailed."""
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit; nothing of these partitions is acknowledged before it is done. Raises CommitFailed.
+
+        False if partitions are moving: Faust commits what is acknowledged, and nothing else begins before.
+        """
         consumer, committed = self._app.consumer, self._app.monitor.tp_committed_offsets
         left = dict(offsets)
         for attempt in range(COMMIT_ATTEMPTS):
             done = await consumer.commit(set(left))
             if not self._app.flow_control.is_active():
-                return  # partitions are moving: Faust commits what is acknowledged, and nothing else begins before
+                return False
             noted = {tp for tp, offset in left.items() if committed.get(tp, -1) >= offset}
             if noted and not done:  # Faust notes a commit that the broker refused like any other
                 break
             left = {tp: offset for tp, offset in left.items() if tp not in noted and tp in consumer.assignment()}
             if not left:
-                return
+                return True
             await asyncio.sleep(0 if attempt < 2 else 0.05)  # what Faust had left over goes with the first attempt
         places = ", ".join(f"{offset} of {tp.topic}-{tp.partition}" for tp, offset in left.items())
         raise CommitFailed(f"offset {places} could not be committed")

@@ -2,8 +2,9 @@
 
 The fold is `(history, event, offset) → (history, outcome)`. It is idempotent: an event at or below the last offset
 changes nothing, and the window *as of* that offset can still be read, so that a redelivered record is answered just as
-it was the first time. For that the ring keeps `margin` more events than a window needs; whoever calls must not let
-more than `margin` events of one user become durable beyond the committed offset (`intake.py` sees to it).
+it was the first time. For that the ring keeps, beside all events that may come again, a whole window of those that are
+*settled*: whoever calls says from which offset on records may come again, and nothing that a window as of such an offset
+can reach is dropped. What an event changes, and what a window shows, does not depend on when something is dropped.
 
 A history is kept as it is stored: one column of bytes per field, so that the usual event, which is the user's newest, is
 appended in a few copies, and storing it joins the columns. Everything else takes the slow road over rows. Knows nothing
@@ -58,16 +59,11 @@ class Entry(NamedTuple):
 
 
 class HistoryRule(NamedTuple):
-    """How much is kept: the model's window, the margin for redelivery, and how late an event may come."""
+    """How much is kept: the model's window, and how late an event may come."""
 
     window: WindowRule
-    margin: int = 16  # events
     lateness_ms: int = 3_600_000
-
-    @property
-    def capacity(self) -> int:
-        """The most events in a ring."""
-        return self.window.events + self.margin
+    slack: int = 16  # events that are dropped together, whenever so many more than a window's have gathered
 
 
 class History(NamedTuple):
@@ -105,31 +101,13 @@ class History(NamedTuple):
         return list(map(Entry, _numbers(self.times), _numbers(self.offsets), hashes, items, behaviors, categories))
 
 
-def fold(history: History, event: Event, offset: int, rule: HistoryRule) -> tuple[History, Outcome]:
-    """Put `event`, read at `offset`, into `history`."""
+def fold(history: History, event: Event, offset: int, rule: HistoryRule, settled: int) -> tuple[History, Outcome]:
+    """Put `event`, read at `offset`, into `history`; no record below the offset `settled` comes again."""
     partition, last_offset, times, offsets, hashes, items, behaviors, categories = history
     _, behavior, time_ms, item, category, event_id = event
     event_hash = NO_ID if event_id is None else hash_event_id(event_id)
-    if times:
-        newest_ms = _last(times)
-        if (
-            offset <= last_offset
-            or time_ms < newest_ms
-            or (event_hash in hashes and event_hash != NO_ID)
-            or time_ms - int.from_bytes(times[:NUMBER], "little") > rule.window.age_ms
-        ):
-            return _fold_slowly(history, event, offset, event_hash, rule)
-        if len(times) >= NUMBER * rule.capacity:
-            if len(times) > NUMBER * rule.capacity:  # the rule has become tighter
-                return _fold_slowly(history, event, offset, event_hash, rule)
-            times, offsets, hashes = times[NUMBER:], offsets[NUMBER:], hashes[NUMBER:]
-            items, behaviors, categories = (
-                items[items.index(END) + 1 :],
-                behaviors[behaviors.index(END) + 1 :],
-                categories[categories.index(END) + 1 :],
-            )
-    elif offset <= last_offset:
-        return _fold_slowly(history, event, offset, event_hash, rule)
+    if offset <= last_offset or (times and (time_ms < _last(times) or (event_hash in hashes and event_hash != NO_ID))):
+        return _fold_slowly(history, event, offset, event_hash, rule, settled)
     columns = (
         partition,
         offset,
@@ -140,7 +118,7 @@ def fold(history: History, event: Event, offset: int, rule: HistoryRule) -> tupl
         b"%b%b\0" % (behaviors, behavior.encode()),
         categories + END if category is None else b"%b%b\0" % (categories, category.encode()),
     )
-    return tuple.__new__(History, columns), FOLDED  # at half the cost of calling History
+    return _trimmed(tuple.__new__(History, columns), rule, settled), FOLDED  # at half the cost of calling History
 
 
 def window(history: History, offset: int, rule: WindowRule) -> Window:
@@ -260,41 +238,76 @@ def hash_event_id(event_id: str) -> bytes:
 
 
 def _fold_slowly(
-    history: History, event: Event, offset: int, event_hash: bytes, rule: HistoryRule
+    history: History, event: Event, offset: int, event_hash: bytes, rule: HistoryRule, settled: int
 ) -> tuple[History, Outcome]:
-    """What is not simply the newest event: late, seen, perhaps a repeat, or one that makes others too old."""
+    """What is not simply the newest event: late, seen, or perhaps a repeat."""
     seen = offset <= history.last_offset
     entries = _before(history.entries, offset) if seen else history.entries
     if entries and event.time_ms < entries[-1].time_ms - rule.lateness_ms:
         return history, Outcome.TOO_LATE
-    if event_hash != NO_ID and any(entry.event_hash == event_hash for entry in entries):
+    if event_hash != NO_ID and any(entry.event_hash == event_hash for entry in _in_window(entries, rule.window)):
         return history, Outcome.REPEAT
     if seen:
         return history, Outcome.SEEN
     entry = Entry(event.time_ms, offset, event_hash, event.item_id, event.behavior, event.category)
     insort(entries, entry, key=_order)
-    return _of_rows(history.partition, offset, _trim(entries, rule)), Outcome.FOLDED
+    return _trimmed(_of_rows(history.partition, offset, entries), rule, settled), Outcome.FOLDED
 
 
 def _before(entries: list[Entry], offset: int) -> list[Entry]:
     return [entry for entry in entries if entry.offset < offset]
 
 
+def _in_window(entries: list[Entry], rule: WindowRule) -> list[Entry]:
+    """The last of them; what lies before is dropped sooner or later, and must not matter."""
+    last = entries[-rule.events :]
+    return [entry for entry in last if entry.time_ms >= last[-1].time_ms - rule.age_ms]
+
+
 def _order(entry: Entry) -> tuple[int, int]:
     return entry.time_ms, entry.offset
 
 
-def _trim(entries: list[Entry], rule: HistoryRule) -> list[Entry]:
-    """Drop what no window can reach as of any of the last `margin` offsets."""
-    entries = entries[-rule.capacity :]
-    if entries[0].time_ms >= entries[-1].time_ms - rule.window.age_ms:
-        return entries
-    by_offset = sorted(entries, key=lambda entry: entry.offset)
-    settled = by_offset[: -rule.margin] if rule.margin else by_offset
-    if not settled:
-        return entries
-    oldest_ms = max(entry.time_ms for entry in settled) - rule.window.age_ms
-    return [entry for entry in entries if entry.time_ms >= oldest_ms]
+def _trimmed(history: History, rule: HistoryRule, settled: int) -> History:
+    """`history` without its oldest events, if it is time to drop some."""
+    times = history.times
+    beyond = len(times) // NUMBER - rule.window.events
+    if (beyond > 0 and beyond % rule.slack == 0) or _last(times) - int.from_bytes(
+        times[:NUMBER], "little"
+    ) > rule.window.age_ms:
+        return _without(history, _out_of_reach(history, rule.window, settled))
+    return history
+
+
+def _out_of_reach(history: History, rule: WindowRule, settled: int) -> int:
+    """How many of the oldest events no window can reach as of `settled` or later.
+
+    Those that are settled, and older than a whole window of others that are, or than the newest of them allows.
+    """
+    times, offsets = _numbers(history.times), _numbers(history.offsets)
+    places = [place for place, offset in enumerate(offsets) if offset < settled]
+    if not places:
+        return 0
+    leading = next((place for place, offset in enumerate(offsets) if offset >= settled), len(offsets))
+    too_old = bisect_left(times, times[places[-1]] - rule.age_ms, hi=leading)
+    return min(leading, max(too_old, len(places) - rule.events))
+
+
+def _without(history: History, oldest: int) -> History:
+    """`history` without so many of its oldest events."""
+    if oldest == 0:
+        return history
+    partition, last_offset, times, offsets, hashes, items, behaviors, categories = history
+    return History(
+        partition,
+        last_offset,
+        times[NUMBER * oldest :],
+        offsets[NUMBER * oldest :],
+        hashes[NUMBER * oldest :],
+        items.split(END, oldest)[oldest],
+        behaviors.split(END, oldest)[oldest],
+        categories.split(END, oldest)[oldest],
+    )
 
 
 def _of_rows(partition: int, last_offset: int, entries: list[Entry]) -> History:

@@ -4,9 +4,8 @@ Faust spends about 66 µs of its own on every message. Its public setting `Consu
 before that, and may yield one *carrier* for many of them: its value is the list of records, its offset that of the
 last. To Faust the carrier is one message, and the offsets before it a gap that is committed together with it.
 
-A chunk is cut so that a crash can always be repaired exactly (see `history.py`): it holds at most `per_user` records of
-one user, and an erasure stands alone. The agent commits a chunk before the next one of the partition becomes durable,
-unless both together hold no more of any user.
+A chunk holds at most `per_user` records of one user, since a history keeps all events whose chunks are not committed;
+and an erasure stands alone, since nothing of its user may be durable and uncommitted when it is (see `agent.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class ChunkLimits:
 
     records: int = 2048
     bytes: int = 4_000_000
-    per_user: int = 16
+    per_user: int = 256
 
 
 class ChunkLostError(Exception):
@@ -42,23 +41,11 @@ class Chunk(list[Record]):
     """
 
     follows: int | None = None
-    users: Users | None = None
 
     @property
     def is_erasure(self) -> bool:
         """Whether it is the erasure of a user, which stands alone."""
         return self[0].value is None
-
-    def most_with(self, other: Chunk) -> int:
-        """At most so many records are of any one user, in both chunks together."""
-        return self._counted().most_with(other._counted())
-
-    def _counted(self) -> Users:
-        if self.users is None:
-            self.users = Users()
-            for record in self:
-                self.users.add(record.key)
-        return self.users
 
 
 class Carrier:
@@ -163,22 +150,16 @@ def chunks(records: Sequence[Record], limits: ChunkLimits) -> Iterator[Chunk]:
             or position - start >= limits.records
             or users.most_of(key) >= limits.per_user
         ):
-            yield _chunk(records[start:position], users)
+            yield Chunk(records[start:position])
             start, size = position, weight
             users = Users()
         users.add(key)
         if value is None:  # an erasure stands alone
-            yield _chunk([record], users)
+            yield Chunk([record])
             start, size = position + 1, 0
             users = Users()
     if start < len(records):
-        yield _chunk(records[start:], users)
-
-
-def _chunk(records: Sequence[Record], users: Users) -> Chunk:
-    chunk = Chunk(records)
-    chunk.users = users
-    return chunk
+        yield Chunk(records[start:])
 
 
 class Users(dict[bytes, int]):
@@ -187,13 +168,6 @@ class Users(dict[bytes, int]):
     def __init__(self) -> None:
         self._anybodys = 0
         self._most = 0
-
-    def most_with(self, other: Users) -> int:
-        """At most so many records are of any one user, in both chunks together."""
-        most = max(self._most, other._most)
-        for user in self.keys() & other.keys():
-            most = max(most, self[user] + other[user])
-        return self._anybodys + other._anybodys + most
 
     def most_of(self, key: bytes | None) -> int:
         """At most so many of the chunk's records are of the user `key`, None: of any one user."""

@@ -171,12 +171,11 @@ class Pipeline:
         cache: HistoryCache,
         *,
         source: str,
-        margin: int = 16,
         lateness_ms: int = 3_600_000,
         expiry: Expiry | None = None,
     ) -> None:
         self.scores = LiveScores(predictor.behaviors)
-        self.rule = HistoryRule(predictor.window, margin=margin, lateness_ms=lateness_ms)
+        self.rule = HistoryRule(predictor.window, lateness_ms)
         self.cache = cache
         self._predictor = predictor
         self._decoder = decoder
@@ -199,8 +198,11 @@ class Pipeline:
         events, rejects = self._decoder.decode_all(records)
         return events, Batch(rejects=rejects)
 
-    def fold(self, events: Sequence[tuple[Record, Event | Erasure]], batch: Batch) -> Batch:
-        """Each event goes into its user's history and asks for a prediction as of its own offset; idle users expire."""
+    def fold(self, events: Sequence[tuple[Record, Event | Erasure]], batch: Batch, settled: int) -> Batch:
+        """Each event goes into its user's history and asks for a prediction as of its own offset; idle users expire.
+
+        No record of the partition below the offset `settled` comes again.
+        """
         cache, rule, requests, changed, folded = self.cache, self.rule, batch.requests, batch.changed, 0
         for record, event in events:
             if isinstance(event, Erasure):
@@ -208,7 +210,7 @@ class Pipeline:
                 continue
             user_id = event.user_id
             before = cache.get(user_id, record.partition)
-            after, outcome = histories.fold(before, event, record.offset, rule)
+            after, outcome = histories.fold(before, event, record.offset, rule, settled)
             if outcome is FOLDED:
                 folded += 1
                 changed[user_id] = after

@@ -26,6 +26,7 @@ from stream_app.predictions import Header
 
 SENT_TOGETHER = 500  # records between two looks at the clock and at the deliveries
 INLINE_BATCH = 512
+NEVER_AGAIN = 2**63  # above every offset: no record of an inline replay comes twice
 
 Progress = Callable[[int], None]  # events done so far
 Throttle = Callable[[int], Awaitable[None]]  # told the events sent so far; returns when more may be sent
@@ -125,7 +126,7 @@ def inline(
     records = place(to_records(frame), topic, partitions, now_ms)
     while batch_records := list(islice(records, INLINE_BATCH)):
         events, batch = pipeline.decode(batch_records)
-        pipeline.fold(events, batch)
+        pipeline.fold(events, batch, NEVER_AGAIN)
         forecasts = pipeline.infer(pipeline.windows([batch]))
         pipeline.score(batch, forecasts)
         outputs = pipeline.conclude(batch, forecasts)

@@ -36,8 +36,8 @@ def new_pipeline(
     `load` reads stored histories by user id, and by default there are none. `users` walks over all of them, to find the
     idle ones; without it nobody expires, which changes no prediction of an event in time.
     """
-    lateness_ms, margin = int(settings.lateness_s * 1000), settings.chunk_records_per_user
-    idle_ms = idle_limit_ms(settings.idle_s, HistoryRule(predictor.window, margin, lateness_ms))
+    lateness_ms = int(settings.lateness_s * 1000)
+    idle_ms = idle_limit_ms(settings.idle_s, HistoryRule(predictor.window, lateness_ms))
     decoder = EventDecoder(
         behaviors, max_bytes=settings.max_event_bytes, max_future_ms=int(settings.max_future_s * 1000)
     )
@@ -46,7 +46,6 @@ def new_pipeline(
         decoder,
         HistoryCache(load, settings.cached_users),
         source=f"nextmove/{settings.app_id}",
-        margin=margin,
         lateness_ms=lateness_ms,
         expiry=None if users is None or math.isinf(idle_ms) else Expiry(idle_ms, users, 2 * settings.chunk_records),
     )

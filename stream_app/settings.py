@@ -87,8 +87,8 @@ class Settings(BaseSettings):
     )
     chunk_records: Annotated[int, Field(ge=1, le=16_384)] = Field(2048, description="most records of a chunk")
     chunk_bytes: Count = Field(4_000_000, description="most bytes of a chunk; a larger record stands alone")
-    chunk_records_per_user: Annotated[int, Field(ge=1, le=256)] = Field(
-        16, description="most records of one user in a chunk; as many more events than a window are kept per user"
+    chunk_records_per_user: Annotated[int, Field(ge=1, le=1024)] = Field(
+        256, description="most records of one user in a chunk; what is not committed is kept in the user's history"
     )
     chunks_queued: Count = Field(4, description="chunks read ahead; dropped when partitions move")
     chunks_prepared: Annotated[int, Field(ge=1, le=16)] = Field(

@@ -20,7 +20,7 @@ from tests.checker import Topics
 
 NOW_MS = 1_750_000_000_000
 RULE = WindowRule(events=3, age_ms=86_400_000)
-KEPT = HistoryRule(RULE, margin=4)
+KEPT = HistoryRule(RULE)
 
 
 def record(topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, *headers: Any) -> Any:
@@ -60,7 +60,7 @@ def state(user: str, offset: int, *events: Any, partition: int = 0) -> Any:
         body = json.loads(seen.value)
         ids = (body.get("item_id"), body.get("category"), body.get("event_id"))
         folded = Event(user, body["behavior"], body["timestamp"], *ids)
-        kept, _ = history.fold(kept, folded, seen.offset, KEPT)
+        kept, _ = history.fold(kept, folded, seen.offset, KEPT, seen.offset)
     return record("changelog", partition, offset, user.encode(), history.encode(kept))
 
 
@@ -378,7 +378,7 @@ def test_a_worker_that_drops_idle_users_at_any_moments_is_right(life: list[tuple
         newest_ms = max(newest_ms, NOW_MS + ms)
         events.append(moment(offset, user, ms))
         folded = Event(user, "view", NOW_MS + ms, f"i{offset}")
-        kept[user] = history.fold(kept.get(user, history.History(0)), folded, offset, KEPT)[0]
+        kept[user] = history.fold(kept.get(user, history.History(0)), folded, offset, KEPT, offset)[0]
         if offset in sweeps:
             kept = {user: past for user, past in kept.items() if newest_ms - (past.watermark_ms or 0) <= IDLE_MS}
     states = [record("changelog", 0, 0, user.encode(), history.encode(past)) for user, past in kept.items()]

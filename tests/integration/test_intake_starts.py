@@ -52,7 +52,7 @@ async def keep_histories(bootstrap: str, changelog: str, users: int) -> None:
     event = Event("stranger", "view", 1_750_000_000_000, "item-1", None, None)
     async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
         for partition in range(PARTITIONS):
-            history, _ = fold(History(partition), event, 0, HistoryRule(WindowRule(events=16), margin=16))
+            history, _ = fold(History(partition), event, 0, HistoryRule(WindowRule(events=16)), 0)
             for number in range(users):
                 user = f"stranger-{partition}-{number}".encode()
                 await producer.send(changelog, encode(history), key=user, partition=partition)

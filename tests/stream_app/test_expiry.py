@@ -21,7 +21,7 @@ from tests import checker
 from tests.stream_app.records import NOW_MS, FakeRecord, event_record
 from tests.stream_app.test_pipeline import Echo, Table, Topics, apply, pipeline, prepared, read, run
 
-RULE = HistoryRule(WindowRule(events=3, age_ms=1000), margin=4, lateness_ms=500)
+RULE = HistoryRule(WindowRule(events=3, age_ms=1000), 500)
 IDLE_MS = 1500  # what no window of this rule can reach
 MOST = 8  # records of a chunk in the law below
 LATER = 10**9  # of records: no event is newer than its record
@@ -132,7 +132,7 @@ def test_who_waits_is_looked_at_again_when_the_chunk_comes() -> None:
 
 
 def _history(ms: int, partition: int = 0) -> History:
-    return histories.fold(History(partition), Event("anna", "view", NOW_MS + ms, "i"), 0, RULE)[0]
+    return histories.fold(History(partition), Event("anna", "view", NOW_MS + ms, "i"), 0, RULE, 0)[0]
 
 
 def _expired(expiry: Expiry, partition: int, ms: int, history: History | None) -> list[str]:
@@ -295,13 +295,13 @@ def test_whatever_crashes_and_expires_each_record_has_one_answer(
             limits = ChunkLimits(records=data.draw(st.integers(1, MOST)), per_user=4)
             chunk = next(chunks(records[read_up_to:], limits))
             read_up_to += len(chunk)
-            batch, folded = run(steps, chunk)
+            batch, folded = run(steps, chunk, settled=committed)
             in_flight.append((prepared(chunk, batch), folded))
             continue
         if not in_flight:
             break
         this, outputs = in_flight.pop(0)
-        if last is not None and (not this.may_follow(last, per_user=4) or data.draw(st.booleans())):
+        if last is not None and (not this.may_follow(last) or data.draw(st.booleans())):
             committed, last = committed + len(last.records), None
         crashing = crashes < 4 and data.draw(st.integers(0, 3)) == 0
         topics.produce(outputs, lambda crashing=crashing: not crashing or data.draw(st.booleans()))

@@ -24,8 +24,8 @@ def event(time: int, item: str | None = None, event_id: str | None = None) -> Ev
     return Event("u", "view", START_MS + time, item or f"i{time}", None, event_id)
 
 
-def rule(events: int = 3, age: int = 1000, margin: int = 2, lateness: int = 500) -> HistoryRule:
-    return HistoryRule(WindowRule(events=events, age_ms=age), margin=margin, lateness_ms=lateness)
+def rule(events: int = 3, age: int = 1000, slack: int = 2, lateness: int = 500) -> HistoryRule:
+    return HistoryRule(WindowRule(events=events, age_ms=age), lateness, slack)
 
 
 class Step(NamedTuple):
@@ -37,11 +37,17 @@ class Step(NamedTuple):
     window: Window
 
 
-def run(history: History, records: Iterable[tuple[int, Event]], rule: HistoryRule) -> tuple[History, list[Step]]:
+ALL = 10**12  # settled: nothing comes again
+NOTHING = 0  # settled: everything may come again
+
+
+def run(
+    history: History, records: Iterable[tuple[int, Event]], rule: HistoryRule, settled: int = ALL
+) -> tuple[History, list[Step]]:
     """Fold records in order."""
     steps = []
     for offset, event_ in records:
-        history, outcome = histories.fold(history, event_, offset, rule)
+        history, outcome = histories.fold(history, event_, offset, rule, settled)
         steps.append(Step(offset, event_, outcome, histories.window(history, offset, rule.window)))
     return history, steps
 
@@ -68,7 +74,7 @@ rules = st.builds(
     rule,
     events=st.integers(1, 5),
     age=st.integers(1, 60),
-    margin=st.integers(0, 5),
+    slack=st.integers(1, 5),
     lateness=st.integers(0, 80),
 )
 restless = st.integers(-60, 60) | st.integers(0, 20) | st.sampled_from([0, 100, -100])
@@ -96,25 +102,26 @@ def streams(
 
 
 @settings(max_examples=250)
-@given(streams(), rules)
-def test_the_fold_agrees_with_keeping_everything(records: list[tuple[int, Event]], rule: HistoryRule) -> None:
-    history, folded = History(0), list[tuple[int, Event]]()
+@given(streams(), rules, st.data())
+def test_the_fold_agrees_with_keeping_everything(
+    records: list[tuple[int, Event]], rule: HistoryRule, data: st.DataObject
+) -> None:
+    """Whatever is settled on the way: what is dropped, and when, does not show."""
+    history, folded, settled = History(0), list[tuple[int, Event]](), 0
     for offset, event_ in records:
         watermark = max((past.time_ms for _, past in folded), default=None)
         late = watermark is not None and event_.time_ms < watermark - rule.lateness_ms
-        ids_ever = {past.event_id for _, past in folded} - {None}
         newest = sorted(folded, key=lambda record: (record[1].time_ms, record[0]))[-rule.window.events :]
         reach = watermark is not None and watermark - rule.window.age_ms
         ids_in_window = {past.event_id for _, past in newest if past.time_ms >= reach} - {None}
+        settled = data.draw(st.sampled_from([settled, offset, offset + 1]))
 
         before = history
-        history, outcome = histories.fold(history, event_, offset, rule)
+        history, outcome = histories.fold(history, event_, offset, rule, settled)
 
         assert (outcome is Outcome.TOO_LATE) == late
-        if outcome is Outcome.REPEAT:
-            assert event_.event_id in ids_ever
-        if event_.event_id in ids_in_window and not late:
-            assert outcome is Outcome.REPEAT
+        if not late:
+            assert (outcome is Outcome.REPEAT) == (event_.event_id in ids_in_window)
         if outcome is Outcome.FOLDED:
             folded.append((offset, event_))
         else:
@@ -122,7 +129,20 @@ def test_the_fold_agrees_with_keeping_everything(records: list[tuple[int, Event]
         assert outcome is not Outcome.SEEN
         assert histories.window(history, offset, rule.window) == naive_window(folded, rule.window)
         assert history.watermark_ms == max((past.time_ms for _, past in folded), default=None)
-        assert len(history.entries) == history.length <= rule.capacity == rule.window.events + rule.margin
+        assert len(history.entries) == history.length
+
+
+@settings(max_examples=250)
+@given(streams(), rules)
+def test_a_ring_is_no_longer_than_it_must_be(records: list[tuple[int, Event]], rule: HistoryRule) -> None:
+    """With all before the newest event settled, and no event late."""
+    in_order = zip(
+        (offset for offset, _ in records), sorted((e for _, e in records), key=lambda e: e.time_ms), strict=True
+    )
+    history = History(0)
+    for offset, event_ in in_order:
+        history, _ = histories.fold(history, event_, offset, rule, offset)
+        assert history.length <= rule.window.events + rule.slack
 
 
 @settings(max_examples=250)
@@ -130,12 +150,16 @@ def test_the_fold_agrees_with_keeping_everything(records: list[tuple[int, Event]
 def test_a_redelivered_record_is_answered_as_the_first_time(
     records: list[tuple[int, Event]], rule: HistoryRule, data: st.DataObject
 ) -> None:
-    """Whatever the last `margin` records were, each may come again, alone or with all that follow it, any number of times."""
-    history, first = run(History(0), records, rule)
+    """Whatever is not settled may come again, alone or with all that follow it, any number of times."""
+    history, first, settled = History(0), list[Step](), 0
+    for record in records:
+        settled = data.draw(st.sampled_from([settled, settled, record[0]]))
+        history, steps = run(history, [record], rule, settled)
+        first += steps
+    may_come = [step for step in first if step.offset >= settled]
     for _ in range(data.draw(st.integers(1, 3))):
-        back = data.draw(st.integers(0, min(rule.margin, len(records))))
-        tail = first[len(first) - back :]
-        again, second = run(history, [(step.offset, step.event) for step in tail], rule)
+        tail = may_come[len(may_come) - data.draw(st.integers(0, len(may_come))) :]
+        again, second = run(history, [(step.offset, step.event) for step in tail], rule, settled)
         assert again == history
         for then, now in zip(tail, second, strict=True):
             same_outcome(then.outcome, now.outcome)
@@ -155,31 +179,35 @@ def same_outcome(then: Outcome, now: Outcome) -> None:
 
 @given(streams(ids=st.none()), rules)
 def test_any_prefix_redelivered_changes_nothing(records: list[tuple[int, Event]], rule: HistoryRule) -> None:
-    history, steps = run(History(0), records, rule)
+    history, steps = run(History(0), records, rule, NOTHING)
     folded = [(step.offset, step.event) for step in steps if step.outcome is Outcome.FOLDED]
     for end in range(len(folded) + 1):
-        again, seen = run(history, folded[:end], rule)
+        again, seen = run(history, folded[:end], rule, NOTHING)
         assert again == history
-        assert {step.outcome for step in seen[-rule.margin :] if end == len(folded) and rule.margin} <= {Outcome.SEEN}
+        assert {step.outcome for step in seen} <= {Outcome.SEEN}
 
 
+@settings(max_examples=250)
 @given(streams(), rules, st.data())
-def test_a_crash_after_any_record_changes_nothing_in_the_end(
+def test_a_crash_after_any_record_changes_nothing_that_shows(
     records: list[tuple[int, Event]], rule: HistoryRule, data: st.DataObject
 ) -> None:
-    """State is written, the offset is not: up to `margin` records come again, once and once more."""
-    smooth, _ = run(History(0), records, rule)
-    history, position, crashes = History(0), 0, 0
-    while position < len(records):
-        until = data.draw(st.integers(position, min(len(records), position + rule.margin)))
-        history, _ = run(history, records[position:until], rule)
-        history = histories.decode(histories.encode(history))
-        if until > position and crashes < 4 and data.draw(st.booleans()):
-            crashes += 1  # from `position` on again
+    """State is written, the offset is not: all records from the last commit on come again, once and once more."""
+    _, smooth = run(History(0), records, rule)
+    history, stored, committed, crashes = History(0), History(0), 0, 0
+    while committed < len(records):
+        settled = records[committed][0]
+        until = data.draw(st.integers(committed + 1, len(records)))
+        for number in range(committed, until):
+            history, (step,) = run(history, [records[number]], rule, settled)
+            assert step.outcome is Outcome.TOO_LATE or step.window == smooth[number].window
+            if data.draw(st.booleans()):
+                stored = histories.decode(histories.encode(history))
+        if crashes < 4 and data.draw(st.booleans()):
+            crashes, history = crashes + 1, stored
         else:
-            position = max(until, position + 1)
-            history, _ = run(history, records[until:position], rule)
-    assert history == smooth
+            committed, stored = until, history
+    assert histories.window(history, ALL, rule.window) == (smooth[-1].window if records else EMPTY)
 
 
 @given(
@@ -189,7 +217,7 @@ def test_a_crash_after_any_record_changes_nothing_in_the_end(
     rules,
 )
 def test_within_the_lateness_order_does_not_matter(orders: tuple[list[int], list[int]], small: HistoryRule) -> None:
-    rule = HistoryRule(small.window, small.margin, lateness_ms=500)
+    rule = HistoryRule(small.window, 500, small.slack)
     windows = []
     for order in orders:
         history, steps = run(History(0), enumerate(map(event, order)), rule)
@@ -213,10 +241,10 @@ def test_a_window_keeps_its_bounds(records: list[tuple[int, Event]], rule: Histo
 def test_a_window_is_as_long_as_is_said_without_cutting_it(
     records: list[tuple[int, Event]], rule: HistoryRule, as_of: int
 ) -> None:
-    history, steps = run(History(0), records, rule)
+    history, steps = run(History(0), records, rule, NOTHING)
     length = histories.window_length(history, as_of, rule.window)
     assert length == len(histories.window(history, as_of, rule.window).times_ms)
-    for step in steps[max(0, len(steps) - rule.margin) :]:
+    for step in steps:
         if step.outcome is not Outcome.TOO_LATE:
             assert histories.window_length(history, step.offset, rule.window) == len(step.window.times_ms)
 
@@ -226,8 +254,8 @@ def test_the_fold_leaves_its_arguments_alone(records: list[tuple[int, Event]], r
     history = History(0)
     for offset, event_ in records:
         before = histories.encode(history)
-        after, _ = histories.fold(history, event_, offset, rule)
-        assert histories.fold(history, event_, offset, rule)[0] == after
+        after, _ = histories.fold(history, event_, offset, rule, offset)
+        assert histories.fold(history, event_, offset, rule, offset)[0] == after
         histories.window(history, offset, rule.window)
         histories.on_partition(history, 9)
         histories.until(history, event_.time_ms)
@@ -238,30 +266,34 @@ def test_the_fold_leaves_its_arguments_alone(records: list[tuple[int, Event]], r
 # The fast road and the slow one
 
 
-def slowly(history: History, event: Event, offset: int, rule: HistoryRule) -> tuple[History, Outcome]:
+def slowly(history: History, event: Event, offset: int, rule: HistoryRule, settled: int) -> tuple[History, Outcome]:
     """The fold on its slow road, which looks at rows."""
     event_hash = NO_ID if event.event_id is None else histories.hash_event_id(event.event_id)
-    return histories._fold_slowly(history, event, offset, event_hash, rule)
+    return histories._fold_slowly(history, event, offset, event_hash, rule, settled)
 
 
-wide_rules = st.builds(rule, events=st.integers(1, 5), age=st.integers(60, 200), margin=st.integers(0, 5))
+wide_rules = st.builds(rule, events=st.integers(1, 5), age=st.integers(60, 200), slack=st.integers(1, 5))
 
 
 @settings(max_examples=250)
 @given(
-    streams() | streams(moves=steady), st.lists(rules | wide_rules, min_size=1, max_size=3), st.sampled_from([-1, 3])
+    streams() | streams(moves=steady),
+    st.lists(rules | wide_rules, min_size=1, max_size=3),
+    st.sampled_from([-1, 3]),
+    st.integers(0, 30),
 )
 def test_both_roads_lead_to_the_same_place(
-    records: list[tuple[int, Event]], in_turn: list[HistoryRule], last_offset: int
+    records: list[tuple[int, Event]], in_turn: list[HistoryRule], last_offset: int, settled: int
 ) -> None:
     """Also where the rule changes on the way, so that the ring is longer or older than it allows."""
     history = History(0, last_offset)
     for number, (offset, event_) in enumerate(records):
         rule = in_turn[number * len(in_turn) // len(records)]
-        after, outcome = histories.fold(history, event_, offset, rule)
-        assert (after, outcome) == slowly(history, event_, offset, rule)
+        after, outcome = histories.fold(history, event_, offset, rule, settled)
+        assert (after, outcome) == slowly(history, event_, offset, rule, settled)
         for again in records[max(0, number - 2) : number + 1]:  # the record itself, and what came before it
-            assert histories.fold(after, again[1], again[0], rule) == slowly(after, again[1], again[0], rule)
+            once_more = after, again[1], again[0], rule, settled
+            assert histories.fold(*once_more) == slowly(*once_more)
         history = after
 
 
@@ -269,7 +301,7 @@ def test_the_usual_event_takes_the_fast_road(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delattr(histories, "_fold_slowly")
     history, steps = run(History(0), enumerate(event(n, event_id=f"e{n}") for n in range(100)), rule(events=3))
     assert {step.outcome for step in steps} == {Outcome.FOLDED}
-    assert history.length == rule(events=3).capacity
+    assert [entry.offset for entry in history.entries] == [96, 97, 98, 99]
 
 
 @given(streams(), st.tuples(rules, rules))
@@ -278,29 +310,28 @@ def test_a_rule_may_become_tighter(records: list[tuple[int, Event]], pair: tuple
     wide = rule(
         events=max(one.window.events, other.window.events),
         age=max(one.window.age_ms, other.window.age_ms),
-        margin=max(one.margin, other.margin),
+        slack=max(one.slack, other.slack),
     )
     tight = rule(
         events=min(one.window.events, other.window.events),
         age=min(one.window.age_ms, other.window.age_ms),
-        margin=min(one.margin, other.margin),
+        slack=min(one.slack, other.slack),
     )
     half = len(records) // 2
     history, before = run(History(0), records[:half], wide)
     _, steps = run(history, records[half:], tight)
     folded = [(step.offset, step.event) for step in before if step.outcome is Outcome.FOLDED]
     for step in steps:
-        history, outcome = histories.fold(history, step.event, step.offset, tight)
+        history, outcome = histories.fold(history, step.event, step.offset, tight, ALL)
         if outcome is Outcome.FOLDED:
             folded.append((step.offset, step.event))
-            assert history.length <= tight.capacity
         assert histories.window(history, step.offset, tight.window) == naive_window(folded, tight.window)
 
 
-def test_a_much_longer_ring_is_cut_at_once() -> None:
+def test_a_much_longer_ring_is_soon_cut() -> None:
     history, _ = run(History(0), enumerate(map(event, range(60))), rule(events=50))
-    after, _ = histories.fold(history, event(60), 60, rule(events=3, margin=2))
-    assert [entry.offset for entry in after.entries] == [56, 57, 58, 59, 60]
+    after, _ = run(history, [(60, event(60)), (61, event(61))], rule(events=3, slack=2))
+    assert [entry.offset for entry in after.entries] == [58, 59, 60, 61]
 
 
 # Hashes that lie one behind the other
@@ -325,11 +356,11 @@ def test_a_repeat_is_a_whole_hash_and_not_the_end_of_one_with_the_start_of_the_n
     try:
         history = History(0)
         for offset, event_ in records:
-            hashes = [entry.event_hash for entry in history.entries]
+            hashes = [entry.event_hash for entry in histories._in_window(history.entries, rule.window)]
             repeats = event_.event_id is not None and event_.event_id.encode() in hashes
-            after, outcome = histories.fold(history, event_, offset, rule)
+            after, outcome = histories.fold(history, event_, offset, rule, ALL)
             assert outcome is (Outcome.REPEAT if repeats else Outcome.FOLDED)
-            assert (after, outcome) == slowly(history, event_, offset, rule)
+            assert (after, outcome) == slowly(history, event_, offset, rule, ALL)
             history = after
     finally:
         patch.undo()
@@ -338,8 +369,8 @@ def test_a_repeat_is_a_whole_hash_and_not_the_end_of_one_with_the_start_of_the_n
 def test_an_unaligned_hash_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(histories, "hash_event_id", str.encode)
     history, _ = run(History(0), enumerate([event(0, event_id="aaaabbbb"), event(1, event_id="ccccdddd")]), rule())
-    assert histories.fold(history, event(2, event_id="bbbbcccc"), 2, rule())[1] is Outcome.FOLDED
-    assert histories.fold(history, event(2, event_id="ccccdddd"), 2, rule())[1] is Outcome.REPEAT
+    assert histories.fold(history, event(2, event_id="bbbbcccc"), 2, rule(), ALL)[1] is Outcome.FOLDED
+    assert histories.fold(history, event(2, event_id="ccccdddd"), 2, rule(), ALL)[1] is Outcome.REPEAT
 
 
 # By hand
@@ -360,17 +391,17 @@ def test_of_equal_times_the_later_offset_is_newer() -> None:
 def test_lateness_is_measured_from_the_latest_event_and_includes_its_bound() -> None:
     history, _ = run(History(0), [(0, event(1000)), (1, event(700))], rule(lateness=500))
     assert history.watermark_ms == START_MS + 1000
-    assert histories.fold(history, event(500), 2, rule(lateness=500))[1] is Outcome.FOLDED
-    refused, outcome = histories.fold(history, event(499), 2, rule(lateness=500))
+    assert histories.fold(history, event(500), 2, rule(lateness=500), ALL)[1] is Outcome.FOLDED
+    refused, outcome = histories.fold(history, event(499), 2, rule(lateness=500), ALL)
     assert (refused, outcome) == (history, Outcome.TOO_LATE)
 
 
 def test_a_repeat_is_known_by_its_event_id_alone() -> None:
     history, _ = run(History(0), [(0, event(10, event_id="e"))], rule())
     for other in (event(10, event_id="e"), Event("u", "purchase", START_MS + 20, "other", "c", "e")):
-        assert histories.fold(history, other, 1, rule()) == (history, Outcome.REPEAT)
-    assert histories.fold(history, event(10, event_id="f"), 1, rule())[1] is Outcome.FOLDED
-    assert histories.fold(history, event(10), 1, rule())[1] is Outcome.FOLDED
+        assert histories.fold(history, other, 1, rule(), ALL) == (history, Outcome.REPEAT)
+    assert histories.fold(history, event(10, event_id="f"), 1, rule(), ALL)[1] is Outcome.FOLDED
+    assert histories.fold(history, event(10), 1, rule(), ALL)[1] is Outcome.FOLDED
 
 
 def test_without_an_event_id_nothing_is_a_repeat() -> None:
@@ -385,13 +416,37 @@ def test_an_empty_history_has_an_empty_window() -> None:
     assert (History(0).watermark_ms, History(0).entries, History(0).length) == (None, [], 0)
 
 
-def test_the_ring_holds_a_margin_beyond_the_window_and_no_more() -> None:
-    history, _ = run(History(0), enumerate(map(event, range(100))), rule(events=3, margin=2))
-    assert [entry.offset for entry in history.entries] == [95, 96, 97, 98, 99]
+@pytest.mark.parametrize(
+    ("settled", "kept"),
+    [
+        (ALL, range(7, 10)),  # a window
+        (10, range(7, 10)),
+        (8, range(5, 10)),  # a window of what is settled, and what is not
+        (3, range(10)),
+        (NOTHING, range(10)),
+    ],
+)
+def test_the_ring_holds_a_settled_window_and_all_that_is_not_settled(settled: int, kept: range) -> None:
+    history, _ = run(History(0), enumerate(map(event, range(10))), rule(events=3, slack=1), settled)
+    assert [entry.offset for entry in history.entries] == [*kept]
+
+
+def test_a_late_event_that_is_not_settled_keeps_what_lies_before_it() -> None:
+    history, _ = run(History(0), enumerate(map(event, range(0, 100, 10))), rule(events=3, slack=100))
+    late, _ = histories.fold(history, event(5), 10, rule(events=3, slack=1), 10)
+    assert [entry.offset for entry in late.entries] == [10, *range(1, 10)]
+    settled, _ = histories.fold(late, event(100), 11, rule(events=3, slack=1), 11)
+    assert [entry.offset for entry in settled.entries] == [7, 8, 9, 11]
+
+
+def test_the_oldest_are_dropped_together() -> None:
+    small = rule(events=3, slack=4)
+    lengths = [run(History(0), enumerate(map(event, range(n))), small)[0].length for n in range(1, 13)]
+    assert lengths == [1, 2, 3, 4, 5, 6, 3 + 4 - 4, 4, 5, 6, 3 + 4 - 4, 4]
 
 
 def test_what_no_window_can_reach_any_more_is_dropped() -> None:
-    small = rule(events=50, age=10, margin=2)
+    small = rule(events=50, age=10)
     history, _ = run(History(0), enumerate(map(event, [0, 1, 2, 1000, 1001, 1002])), small)
     assert [entry.time_ms - START_MS for entry in history.entries] == [1000, 1001, 1002]
 
@@ -476,12 +531,11 @@ def test_on_another_partition_the_events_stay_and_offsets_start_again(
     assert histories.decode(histories.encode(moved)) == moved
     assert histories.on_partition(history, 0) is history
 
-    after, steps = run(moved, later, rule)
+    after, steps = run(moved, later, rule, NOTHING)
     assert Outcome.SEEN not in {step.outcome for step in steps}
-    tail = [(step.offset, step.event) for step in steps[max(0, len(steps) - rule.margin) :]]
-    again, seen = run(after, tail, rule)
+    again, seen = run(after, later, rule, NOTHING)
     assert again == after
-    for then, now in zip(steps[len(steps) - len(tail) :], seen, strict=True):
+    for then, now in zip(steps, seen, strict=True):
         assert now.window == then.window
 
 
@@ -529,7 +583,7 @@ def test_an_empty_text_stands_for_none() -> None:
     for item, category in [(None, ""), ("", None), (None, None), ("", "")]:
         event_ = Event("u", "view", START_MS, item, category)
         history, _ = run(History(0), [(0, event_)], rule())
-        assert slowly(History(0), event_, 0, rule())[0] == history
+        assert slowly(History(0), event_, 0, rule(), ALL)[0] == history
         window = histories.window(histories.decode(histories.encode(history)), 0, rule().window)
         assert (window.items, window.categories) == ([None], [None])
 
@@ -537,12 +591,12 @@ def test_an_empty_text_stands_for_none() -> None:
 def test_a_history_of_fifty_events_takes_less_than_four_kilobytes() -> None:
     history, _ = run(
         History(0),
-        enumerate(Event("u", "add_to_cart", START_MS + n, f"item-{n:08}", f"category-{n % 9}") for n in range(66)),
+        enumerate(Event("u", "add_to_cart", START_MS + n, f"item-{n:08}", f"category-{n % 9}") for n in range(65)),
         HistoryRule(WindowRule(events=50)),
     )
-    assert history.length == 66
+    assert history.length == 65
     row = 8 + 8 + 8 + len("add_to_cart") + 1 + len("item-00000000") + 1 + len("category-0") + 1
-    assert len(histories.encode(history)) == 1 + 4 + 8 + 2 + 3 * 4 + 66 * row < 4096 + 16 * row
+    assert len(histories.encode(history)) == 1 + 4 + 8 + 2 + 3 * 4 + 65 * row < 4096 + 15 * row
 
 
 def _stored() -> bytes:
@@ -636,7 +690,7 @@ def test_what_is_decoded_can_be_folded_whatever_its_numbers(
         histories.window(history, as_of, rule().window)
         histories.recency_rank(history, "a", 10)
         histories.recency_rank(histories.until(history, event_.time_ms), "1", 10)
-        history, _ = histories.fold(history, event_, offset, rule())
+        history, _ = histories.fold(history, event_, offset, rule(), ALL)
         assert len(history.entries) == history.length
 
 
@@ -699,5 +753,5 @@ def test_no_event_id_has_the_hash_of_none(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(histories, "blake2b", Zeros)
     assert histories.hash_event_id("e1") == b"\1" + bytes(7)
     history, _ = run(History(0), [(0, event(0)), (1, event(1, event_id="e1"))], rule())
-    assert histories.fold(history, event(2, event_id="e2"), 2, rule())[1] is Outcome.REPEAT
-    assert histories.fold(history, event(2), 2, rule())[1] is Outcome.FOLDED
+    assert histories.fold(history, event(2, event_id="e2"), 2, rule(), ALL)[1] is Outcome.REPEAT
+    assert histories.fold(history, event(2), 2, rule(), ALL)[1] is Outcome.FOLDED

@@ -58,14 +58,6 @@ def test_chunks_are_the_records_cut_where_they_must_be(records: list[Any], limit
         assert not bounded([*chunk, following[0]], limits)
 
 
-@given(st.lists(keys, min_size=1, max_size=20), st.lists(keys, min_size=1, max_size=20))
-def test_how_many_records_of_a_user_are_in_two_chunks(one: list[bytes | None], other: list[bytes | None]) -> None:
-    """Whether they were counted when they were cut, or are a part of what was cut."""
-    both = [fetched([(key, b"{}") for key in users]) for users in (one, other)]
-    (cut,) = chunks(both[0], ROOMY)
-    assert cut.most_with(Chunk(both[1])) == Chunk(both[1]).most_with(cut) == most_of_a_user(both[0] + both[1])
-
-
 def test_without_a_reason_to_cut_there_is_one_chunk() -> None:
     records = fetched([(b"a", b"1")] * 100)
     assert list(chunks(records, ROOMY)) == [records]
