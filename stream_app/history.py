@@ -106,7 +106,10 @@ def fold(history: History, event: Event, offset: int, rule: HistoryRule, settled
     partition, last_offset, times, offsets, hashes, items, behaviors, categories = history
     _, behavior, time_ms, item, category, event_id = event
     event_hash = NO_ID if event_id is None else hash_event_id(event_id)
-    if offset <= last_offset or (times and (time_ms < _last(times) or (event_hash in hashes and event_hash != NO_ID))):
+    if offset <= last_offset or (
+        times
+        and (time_ms < int.from_bytes(times[-NUMBER:], "little") or (event_hash in hashes and event_hash != NO_ID))
+    ):
         return _fold_slowly(history, event, offset, event_hash, rule, settled)
     columns = (
         partition,
@@ -118,7 +121,8 @@ def fold(history: History, event: Event, offset: int, rule: HistoryRule, settled
         b"%b%b\0" % (behaviors, behavior.encode()),
         categories + END if category is None else b"%b%b\0" % (categories, category.encode()),
     )
-    return _trimmed(tuple.__new__(History, columns), rule, settled), FOLDED  # at half the cost of calling History
+    folded = tuple.__new__(History, columns)  # at half the cost of calling History
+    return (_trimmed(folded, rule, settled) if len(times) >= NUMBER else folded), FOLDED
 
 
 def window(history: History, offset: int, rule: WindowRule) -> Window:
@@ -288,7 +292,9 @@ def _out_of_reach(history: History, rule: WindowRule, settled: int) -> int:
     places = [place for place, offset in enumerate(offsets) if offset < settled]
     if not places:
         return 0
-    leading = next((place for place, offset in enumerate(offsets) if offset >= settled), len(offsets))
+    leading = len(places)  # settled events before the first that is not
+    if places[-1] >= leading:
+        leading = next(place for place, offset in enumerate(offsets) if offset >= settled)
     too_old = bisect_left(times, times[places[-1]] - rule.age_ms, hi=leading)
     return min(leading, max(too_old, len(places) - rule.events))
 

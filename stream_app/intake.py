@@ -10,6 +10,7 @@ and an erasure stands alone, since nothing of its user may be durable and uncomm
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -138,28 +139,37 @@ class ChunkOrder:
 
 def chunks(records: Sequence[Record], limits: ChunkLimits) -> Iterator[Chunk]:
     """Cut the records of one partition, in offset order, into chunks within `limits`."""
-    start = size = 0
-    users = Users()
+    start = 0
+    while start < len(records):
+        chunk = Chunk(records[start : start + limits.records])
+        if not _fits(chunk, limits):
+            chunk = Chunk(chunk[: _fitting(chunk, limits)])
+        yield chunk
+        start += len(chunk)
+
+
+def _fits(chunk: Chunk, limits: ChunkLimits) -> bool:
+    """Whether nothing is unusual about it, so that it need not be looked at record by record."""
+    values, users = [record.value for record in chunk], Counter([record.key for record in chunk])
+    if None in values or None in users or max(users.values()) > limits.per_user:
+        return False
+    size = sum([len(value or b"") for value in values]) + sum([len(key or b"") * n for key, n in users.items()])
+    return size <= limits.bytes
+
+
+def _fitting(records: Sequence[Record], limits: ChunkLimits) -> int:
+    """How many of the first records make a chunk; at least one."""
+    size, users = 0, Users()
     for position, record in enumerate(records):
         key, value = record.key, record.value
-        weight = (0 if key is None else len(key)) + (0 if value is None else len(value))
-        size += weight
-        if position > start and (
-            value is None
-            or size > limits.bytes
-            or position - start >= limits.records
-            or users.most_of(key) >= limits.per_user
-        ):
-            yield Chunk(records[start:position])
-            start, size = position, weight
-            users = Users()
-        users.add(key)
+        size += (0 if key is None else len(key)) + (0 if value is None else len(value))
+        is_full = size > limits.bytes or users.most_of(key) >= limits.per_user
+        if position and (value is None or is_full):
+            return position
         if value is None:  # an erasure stands alone
-            yield Chunk([record])
-            start, size = position + 1, 0
-            users = Users()
-    if start < len(records):
-        yield Chunk(records[start:])
+            return 1
+        users.add(key)
+    return len(records)
 
 
 class Users(dict[bytes, int]):

@@ -11,12 +11,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
+from operator import itemgetter
 from typing import Any, Protocol
 
 from stream_app.events import Event
 
 K = 10
 CALIBRATION_BINS = 10
+ITEM_ID = itemgetter("item_id")
 
 
 class Predicted(Protocol):
@@ -164,7 +166,7 @@ class LiveScores:
 
     def expect(self, user_id: str, prediction: Predicted) -> None:
         """Keep what is expected of a user until the next event."""
-        items = tuple([listed["item_id"] for listed in prediction.next_items[:K]])
+        items = tuple(map(ITEM_ID, prediction.next_items[:K]))
         self._expected[user_id] = (prediction.next_behaviors, items)
         self._expected.move_to_end(user_id)
         if len(self._expected) > self._capacity:

@@ -20,9 +20,9 @@ TEMPLATES = 250
 DAY_MS = 24 * 3600 * 1000
 
 
-def preload(bootstrap: str, names: Names, users: int, rule: WindowRule, margin: int) -> float:
+def preload(bootstrap: str, names: Names, users: int, rule: WindowRule) -> float:
     """Write a full ring for each user; the mean bytes of a changelog record, key and value."""
-    rings = templates(rule, margin, names.partitions)
+    rings = templates(rule, names.partitions)
     size = 0
     with delivering(bootstrap) as produce:
         for key, partition, value in histories(users, rings):
@@ -40,19 +40,19 @@ def histories(users: int, rings: list[list[bytes]]) -> Iterator[tuple[bytes, int
         yield key, partition, rings[number % len(rings)][partition]
 
 
-def templates(rule: WindowRule, margin: int, partitions: int) -> list[list[bytes]]:
+def templates(rule: WindowRule, partitions: int) -> list[list[bytes]]:
     """Full rings as stored; of each, one for every partition."""
-    full = HistoryRule(rule, margin=margin)
+    full = HistoryRule(rule)
     return [_ring(number, full, partitions) for number in range(TEMPLATES)]
 
 
 def _ring(seed: int, rule: HistoryRule, partitions: int) -> list[bytes]:
-    events = rule.window.events + rule.margin
+    events = rule.window.events + seed % rule.slack  # as long as they are found to be, between two drops of the oldest
     rows = frame(np.random.default_rng(seed), np.full(events, seed), START_MS - DAY_MS)
     elsewhere = History(partitions)  # one behind the last
     for offset, row in enumerate(rows.iter_rows(named=True)):
         event = Event(
             row["user_id"], row["behavior"], row["timestamp"], row["item_id"], row["category"], row["event_id"]
         )
-        elsewhere, _ = fold(elsewhere, event, offset, rule)
+        elsewhere, _ = fold(elsewhere, event, offset, rule, offset)
     return [encode(on_partition(elsewhere, partition)) for partition in range(partitions)]

@@ -70,7 +70,7 @@ def _users(result: Mapping[str, Any]) -> list[str]:
     return [
         f"## By users {_when(result, 'users')}",
         "The same number of events, spread evenly over more and more users. Every user has a full ring of events before the "
-        "worker starts, under a window of 16 events and a margin of 16, so that only the number of users differs. Kafka.",
+        "worker starts, under a window of 16 events, so that only the number of users differs. Kafka.",
         _table(result["users"], USERS),
     ]
 

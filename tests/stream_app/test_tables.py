@@ -8,6 +8,7 @@ from typing import Any
 import faust
 import faust.transport.consumer
 import pytest
+from faust.stores.memory import Store
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 from intervaltree import IntervalTree
@@ -16,7 +17,7 @@ from stream_app import history
 from stream_app.faust_options import ROCKSDB, app_options
 from stream_app.history import History
 from stream_app.settings import Settings
-from stream_app.tables import PAGE_USERS, HistoryTable
+from stream_app.tables import PAGE_USERS, Change, HistoryTable
 
 CHANGELOG = "nextmove-histories-changelog"
 
@@ -57,6 +58,18 @@ def test_what_is_applied_is_read_and_what_is_erased_is_gone(table: HistoryTable)
     table.apply(0, [(b"u", None), (b"never seen", None), (b"v", stored(1))], [7, 8, 9])
     assert (table.read(b"u"), table.read(b"never seen"), table.read(b"v")) == (None, None, stored(1))
     table.apply(0, [], [])
+
+
+def test_a_memory_store_holds_the_same_as_after_a_recovery(table: HistoryTable) -> None:
+    changes = [(b"u", stored(0)), (b"v", stored(0)), (b"gone", None)]
+    table.apply(2, [(b"gone", stored(0))], [4])
+    table.apply(2, changes, [5, 6, 7])
+    store: Any = table.data
+    recovered: Any = Store("memory://", table.app, table)
+    places = [(b"gone", stored(0)), *changes]
+    events: Any = [Change(key, value, TP(CHANGELOG, 2), 2, n) for n, (key, value) in enumerate(places)]
+    recovered.apply_changelog_batch(events, bytes, lambda value: value)
+    assert (store.data, store._key_partition) == (recovered.data, recovered._key_partition)
 
 
 def test_a_walk_over_all_users_bears_changes_on_the_way(table: HistoryTable) -> None:

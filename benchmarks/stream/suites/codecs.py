@@ -17,11 +17,10 @@ from stream_app.events import Event, EventDecoder
 from stream_app.history import History, HistoryRule, decode, encode, fold
 from stream_app.pipeline import HistoryCache, Pipeline
 from stream_app.predictions import PredictionEncoder
-from stream_app.replay import LogRecord, place
+from stream_app.replay import NEVER_AGAIN, LogRecord, place
 
 EVENTS = 4_000
 REPEATS = 15
-MARGIN = 16
 CHUNK = 512
 NOW_MS = 1_800_000_000_000
 
@@ -31,11 +30,12 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
     records = list(place(skewed(EVENTS).records, "user-events", 1, NOW_MS))
     decoder = EventDecoder(behaviors.load())
     events = [event for record in records if isinstance(event := decoder.decode(record), Event)]
-    rule = HistoryRule(WindowRule(events=plan.window), margin=MARGIN)
+    rule = HistoryRule(WindowRule(events=plan.window))
+    full = rule.window.events + rule.slack // 2  # between one drop of the oldest and the next
     steps: dict[str, Callable[[], object]] = {
         "decode and validate an event": lambda: [decoder.decode(record) for record in records],
-        **{f"fold into a history of {n}, and encode it": _folding(events, n, rule) for n in (1, 20, rule.capacity)},
-        f"decode a stored history of {rule.capacity}": _decoding(events, rule),
+        **{f"fold into a history of {n}, and encode it": _folding(events, n, rule) for n in (1, 20, full)},
+        f"decode a stored history of {full}": _decoding(events, full, rule),
         "encode a prediction of full size": _encoding(events),
         "all steps of the pipeline": lambda: _pipeline(records, plan.window),
     }
@@ -45,19 +45,27 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
 def _history(events: Sequence[Event], length: int, rule: HistoryRule) -> History:
     history = History(0)
     for offset, event in enumerate(events[:length]):
-        history, _ = fold(history, event, offset, rule)
+        history, _ = fold(history, event, offset, rule, offset)
     return history
 
 
 def _folding(events: Sequence[Event], length: int, rule: HistoryRule) -> Callable[[], object]:
-    """Every event into the same history, as if it were the next."""
-    history, newest_ms = _history(events, length, rule), events[-1].time_ms + 1
-    following = [event._replace(time_ms=newest_ms) for event in events]
-    return lambda: [encode(fold(history, event, length, rule)[0]) for event in following]
+    """Events into a history of `length`, each as if it were the next; a full one goes through all lengths that it has."""
+    starts = [_history(events, length, rule)]
+    for event in events[length : length + (rule.slack - 1 if length > rule.window.events else 0)]:
+        starts.append(fold(starts[-1], event, starts[-1].last_offset + 1, rule, starts[-1].last_offset + 1)[0])
+    newest_ms = events[-1].time_ms + 1
+    following = [
+        (starts[number % len(starts)], event._replace(time_ms=newest_ms)) for number, event in enumerate(events)
+    ]
+    return lambda: [
+        encode(fold(history, event, history.last_offset + 1, rule, history.last_offset + 1)[0])
+        for history, event in following
+    ]
 
 
-def _decoding(events: Sequence[Event], rule: HistoryRule) -> Callable[[], object]:
-    stored = encode(_history(events, rule.capacity, rule))
+def _decoding(events: Sequence[Event], length: int, rule: HistoryRule) -> Callable[[], object]:
+    stored = encode(_history(events, length, rule))
     return lambda: [decode(stored) for _ in range(EVENTS)]
 
 
@@ -73,10 +81,10 @@ def _pipeline(records: Sequence[LogRecord], window: int) -> None:
     """What an inline replay does: everything but the broker, from users without a history."""
     predictor = ConstantPredictor(WindowRule(events=window))
     decoder, cache = EventDecoder(behaviors.load()), HistoryCache(lambda _: None)
-    pipeline = Pipeline(predictor, decoder, cache, source="nextmove/benchmark", margin=MARGIN)
+    pipeline = Pipeline(predictor, decoder, cache, source="nextmove/benchmark")
     for start in range(0, len(records), CHUNK):
         events, batch = pipeline.decode(records[start : start + CHUNK])
-        pipeline.fold(events, batch)
+        pipeline.fold(events, batch, NEVER_AGAIN)
         forecasts = pipeline.infer(pipeline.windows([batch]))
         pipeline.score(batch, forecasts)
         pipeline.conclude(batch, forecasts)

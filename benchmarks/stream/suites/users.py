@@ -25,8 +25,8 @@ from benchmarks.stream.topics import fill
 from benchmarks.stream.trial import Trial, staged, wait_until_ready
 from model.window import WindowRule
 
-WINDOW, MARGIN = 16, 16  # events; a million rings of 32 fit into the memory of a small machine
-MEMORY = {"store": "memory://", "chunk_records_per_user": str(MARGIN)}
+WINDOW = 16  # events; a million rings of 16 to 31 fit into the memory of a small machine
+MEMORY = {"store": "memory://"}
 NOISE_S, NOISE_MB = 1.0, 80.0  # by which starts of the same worker differ
 ROCKSDB = {**MEMORY, "store": "rocksdb://"}
 
@@ -112,7 +112,7 @@ def _live(plan: Plan, users: int, settings: Mapping[str, str]) -> Life:
     load = uniform(plan.sizes.scale_events, users=users)
     path = path_named("nextmove_constant").with_window(WINDOW)
     with staged(path, plan.kafka, PARTITIONS, settings) as stage:
-        size = preload(stage.site.bootstrap, stage.names, users, WindowRule(events=WINDOW), MARGIN)
+        size = preload(stage.site.bootstrap, stage.names, users, WindowRule(events=WINDOW))
         fill(stage.site.bootstrap, stage.names, load.records)
         with stage.start() as program:
             start = _ready(program)
