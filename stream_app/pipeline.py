@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple, Protocol, overload
 
 from model.window import Window, WindowRule
@@ -245,13 +244,14 @@ class Pipeline:
     def score(self, batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> None:
         """Each event is scored against what was expected of its user; then its own forecast is kept for the next."""
         scores = self.scores
+        observe, expect = scores.observe, scores.expect
         for user_id in (*batch.expired, *(erased for _, erased in batch.erasures)):
             scores.forget(user_id)
         for (_, event, before, _, outcome), forecast in zip(batch.requests, forecasts, strict=True):
             if outcome is not FOLDED or isinstance(forecast, Rejected):
                 continue  # a record that came again was scored the first time
-            scores.observe(event, partial(_repeat_rank, event, before))
-            scores.expect(event.user_id, forecast)
+            observe(event, before, _repeat_rank)
+            expect(event.user_id, forecast)
 
     def conclude(self, batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> Outputs:
         """The messages and states of the batch, ready to be delivered."""

@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from stream_app.events import Event
 
 K = 10
 CALIBRATION_BINS = 10
 ITEM_ID = itemgetter("item_id")
+
+P = TypeVar("P")  # a user's past, in whatever form
 
 
 class Predicted(Protocol):
@@ -77,7 +79,7 @@ class BehaviorScore:
         self.events += 1
         self.log_loss -= math.log(probability if probability > 1e-6 else 1e-6)
         self.correct += correct
-        count = self.bins[min(int(confidence * CALIBRATION_BINS), CALIBRATION_BINS - 1)]
+        count = self.bins[int(confidence * CALIBRATION_BINS) if confidence < 1 else CALIBRATION_BINS - 1]
         count[0] += 1
         count[1] += confidence
         count[2] += correct
@@ -115,7 +117,10 @@ class PopularItems:
             self._rise(item, count)
 
     def _rise(self, item: str, count: int) -> None:
+        before = self._top.get(item)
         self._top[item] = count
+        if before is not None and before > self._least:
+            return  # the least of the K is another one
         if len(self._top) > K:
             del self._top[min(self._top, key=self._top.__getitem__)]
         if len(self._top) == K:
@@ -146,10 +151,10 @@ class LiveScores:
         self._capacity = capacity
         self._popular = PopularItems(half_life)
 
-    def observe(self, event: Event, repeat_rank: Callable[[], int | None]) -> None:
+    def observe(self, event: Event, before: P, repeat_rank: Callable[[Event, P], int | None]) -> None:
         """Score what was expected of a user against the next event.
 
-        `repeat_rank` tells the rank of its item among the user's own items before it, the most recent first; it is asked
+        `repeat_rank` tells the rank of its item among the user's own items `before` it, the most recent first; it is asked
         only if that is to be scored.
         """
         user_id, behavior, _, item, _, _ = event
@@ -160,17 +165,18 @@ class LiveScores:
             if item is not None:
                 self.model.add(items.index(item) + 1 if item in items else None)
                 self.popularity.add(self._popular.rank(item))
-                self.repeat.add(repeat_rank())
+                self.repeat.add(repeat_rank(event, before))
         if item is not None:
             self._popular.count(item)
 
     def expect(self, user_id: str, prediction: Predicted) -> None:
         """Keep what is expected of a user until the next event."""
         items = tuple(map(ITEM_ID, prediction.next_items[:K]))
-        self._expected[user_id] = (prediction.next_behaviors, items)
-        self._expected.move_to_end(user_id)
-        if len(self._expected) > self._capacity:
-            self._expected.popitem(last=False)
+        expected = self._expected
+        expected[user_id] = (prediction.next_behaviors, items)
+        expected.move_to_end(user_id)
+        if len(expected) > self._capacity:
+            expected.popitem(last=False)
 
     def forget(self, user_id: str) -> None:
         """Drop what is kept of a user."""

@@ -175,12 +175,12 @@ def test_popularity_forgets_what_is_rare() -> None:
 
 def test_a_prediction_is_scored_against_the_next_event_and_only_once() -> None:
     scores = new_scores()
-    scores.observe(event("a"), lambda: None)
+    scores.observe(event("a"), None, lambda *_: None)
     assert scores.model.events == 0
     scores.expect("u", expectation(["b", "a"]))
-    scores.observe(event("a"), lambda: 1)
+    scores.observe(event("a"), None, lambda *_: 1)
     assert (scores.model.events, scores.model.mrr) == (1, pytest.approx(1 / 2))
-    scores.observe(event("a"), lambda: 1)
+    scores.observe(event("a"), None, lambda *_: 1)
     assert scores.model.events == scores.behavior.events == scores.repeat.events == 1
 
 
@@ -188,23 +188,23 @@ def test_the_latest_expectation_counts() -> None:
     scores = new_scores()
     scores.expect("u", expectation(["old"]))
     scores.expect("u", expectation(["new"]))
-    scores.observe(event("new"), lambda: None)
+    scores.observe(event("new"), None, lambda *_: None)
     assert scores.model.hit_rate == 1.0
 
 
 def test_users_are_kept_apart() -> None:
     scores = new_scores()
     scores.expect("u", expectation(["a"]))
-    scores.observe(event("a", user="v"), lambda: None)
+    scores.observe(event("a", user="v"), None, lambda *_: None)
     assert scores.model.events == 0
-    scores.observe(event("a", user="u"), lambda: None)
+    scores.observe(event("a", user="u"), None, lambda *_: None)
     assert scores.model.hits == 1
 
 
 def test_an_event_about_no_item_counts_for_the_behavior_only() -> None:
     scores = new_scores()
     scores.expect("u", expectation(["a"], [0.25, 0.75, 0.0]))
-    scores.observe(event(None, behavior="search"), lambda: None)
+    scores.observe(event(None, behavior="search"), None, lambda *_: None)
     assert scores.behavior.correct == scores.behavior.events == 1
     assert (scores.model.events, scores.popularity.events, scores.repeat.events) == (0, 0, 0)
 
@@ -213,7 +213,7 @@ def test_an_event_about_no_item_counts_for_the_behavior_only() -> None:
 def test_probabilities_stand_in_the_order_of_the_behaviors(probabilities: list[float], behavior: str) -> None:
     scores = new_scores()
     scores.expect("u", expectation(behaviors=probabilities))
-    scores.observe(event("a", behavior=behavior), lambda: None)
+    scores.observe(event("a", behavior=behavior), None, lambda *_: None)
     of_actual = dict(zip(BEHAVIORS, probabilities, strict=True)).get(behavior, 1e-6)
     assert scores.behavior.log_loss == pytest.approx(-math.log(of_actual))
     assert scores.behavior.correct == (of_actual == 0.5)
@@ -222,9 +222,9 @@ def test_probabilities_stand_in_the_order_of_the_behaviors(probabilities: list[f
 def test_all_three_predictors_are_scored_on_the_same_events() -> None:
     scores = new_scores()
     for item in "aabacc":
-        scores.observe(event(item, user="others"), lambda: None)
+        scores.observe(event(item, user="others"), None, lambda *_: None)
     scores.expect("u", expectation(["x", "y", "b"]))
-    scores.observe(event("b"), lambda: 2)
+    scores.observe(event("b"), None, lambda *_: 2)
     assert scores.model.mrr == pytest.approx(1 / 3)
     assert scores.popularity.mrr == pytest.approx(1 / 3)  # a 3, c 2, b 1
     assert scores.repeat.mrr == pytest.approx(1 / 2)
@@ -235,7 +235,7 @@ def test_all_three_predictors_are_scored_on_the_same_events() -> None:
 def test_the_rank_of_the_model_is_the_place_in_its_list(items: list[str], item: str) -> None:
     scores = new_scores()
     scores.expect("u", expectation(items))
-    scores.observe(event(item), lambda: None)
+    scores.observe(event(item), None, lambda *_: None)
     hit = item in items[:10]
     assert scores.model.hits == hit
     assert scores.model.reciprocal_rank == pytest.approx(1 / (items.index(item) + 1) if hit else 0)
@@ -244,19 +244,19 @@ def test_the_rank_of_the_model_is_the_place_in_its_list(items: list[str], item: 
 def test_popularity_does_not_know_the_event_it_is_scored_on() -> None:
     scores = new_scores()
     scores.expect("u", expectation())
-    scores.observe(event("a"), lambda: None)
+    scores.observe(event("a"), None, lambda *_: None)
     assert (scores.popularity.events, scores.popularity.hits) == (1, 0)
     scores.expect("u", expectation())
-    scores.observe(event("a"), lambda: None)
+    scores.observe(event("a"), None, lambda *_: None)
     assert (scores.popularity.events, scores.popularity.hits) == (2, 1)
 
 
 def test_popularity_counts_events_that_nothing_was_expected_of() -> None:
     scores = new_scores(half_life=100)
     for item in ["yesterday"] * 400 + ["today"] * 200:
-        scores.observe(event(item, user="others"), lambda: None)
+        scores.observe(event(item, user="others"), None, lambda *_: None)
     scores.expect("u", expectation())
-    scores.observe(event("yesterday"), lambda: None)
+    scores.observe(event("yesterday"), None, lambda *_: None)
     assert scores.popularity.mrr == pytest.approx(1 / 2)
 
 
@@ -268,7 +268,7 @@ def test_the_users_expected_last_are_remembered(capacity: int, users: list[str])
     recent = list(dict.fromkeys(reversed(users)))[:capacity]
     for user in sorted(set(users)):
         before = scores.model.events
-        scores.observe(event("i", user=user), lambda: None)
+        scores.observe(event("i", user=user), None, lambda *_: None)
         assert (scores.model.events - before) == (user in recent)
 
 
@@ -277,5 +277,5 @@ def test_a_forgotten_user_is_not_scored() -> None:
     scores.expect("u", expectation(["a"]))
     scores.forget("u")
     scores.forget("nobody")
-    scores.observe(event("a"), lambda: None)
+    scores.observe(event("a"), None, lambda *_: None)
     assert scores.model.events == 0
