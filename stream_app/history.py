@@ -27,6 +27,7 @@ SCHEMA = 2
 HEADER = struct.Struct("<BiqHIII")  # schema, partition, last offset, entries, bytes of items, behaviours, categories
 GLANCE = struct.Struct("<BiqH")  # the header up to the entries
 NUMBER = 8  # bytes of a time (ms), of an offset, of the hash of an event_id
+INT64 = struct.Struct("<q")
 END = b"\0"  # behind every text of a column; the event contract keeps it out of texts
 NO_ID = bytes(NUMBER)  # the hash of "no event_id"
 
@@ -108,7 +109,9 @@ def fold(history: History, event: Event, offset: int, rule: HistoryRule, settled
     event_hash = NO_ID if event_id is None else hash_event_id(event_id)
     if offset <= last_offset or (
         times
-        and (time_ms < int.from_bytes(times[-NUMBER:], "little") or (event_hash in hashes and event_hash != NO_ID))
+        and (
+            time_ms < INT64.unpack_from(times, len(times) - NUMBER)[0] or (event_hash in hashes and event_hash != NO_ID)
+        )
     ):
         return _fold_slowly(history, event, offset, event_hash, rule, settled)
     columns = (
@@ -117,12 +120,12 @@ def fold(history: History, event: Event, offset: int, rule: HistoryRule, settled
         times + time_ms.to_bytes(NUMBER, "little"),
         offsets + offset.to_bytes(NUMBER, "little"),
         hashes + event_hash,
-        items + END if item is None else b"%b%b\0" % (items, item.encode()),
-        b"%b%b\0" % (behaviors, behavior.encode()),
-        categories + END if category is None else b"%b%b\0" % (categories, category.encode()),
+        items + (END if item is None else f"{item}\0".encode()),
+        behaviors + f"{behavior}\0".encode(),
+        categories + (END if category is None else f"{category}\0".encode()),
     )
     folded = tuple.__new__(History, columns)  # at half the cost of calling History
-    return (_trimmed(folded, rule, settled) if len(times) >= NUMBER else folded), FOLDED
+    return (_trimmed(folded, time_ms, rule, settled) if times else folded), FOLDED
 
 
 def window(history: History, offset: int, rule: WindowRule) -> Window:
@@ -255,7 +258,8 @@ def _fold_slowly(
         return history, Outcome.SEEN
     entry = Entry(event.time_ms, offset, event_hash, event.item_id, event.behavior, event.category)
     insort(entries, entry, key=_order)
-    return _trimmed(_of_rows(history.partition, offset, entries), rule, settled), Outcome.FOLDED
+    history = _of_rows(history.partition, offset, entries)
+    return _trimmed(history, _last(history.times), rule, settled), Outcome.FOLDED
 
 
 def _before(entries: list[Entry], offset: int) -> list[Entry]:
@@ -272,14 +276,12 @@ def _order(entry: Entry) -> tuple[int, int]:
     return entry.time_ms, entry.offset
 
 
-def _trimmed(history: History, rule: HistoryRule, settled: int) -> History:
+def _trimmed(history: History, newest_ms: int, rule: HistoryRule, settled: int) -> History:
     """`history` without its oldest events, if it is time to drop some."""
-    times = history.times
-    beyond = len(times) // NUMBER - rule.window.events
-    if (beyond > 0 and beyond % rule.slack == 0) or _last(times) - int.from_bytes(
-        times[:NUMBER], "little"
-    ) > rule.window.age_ms:
-        return _without(history, _out_of_reach(history, rule.window, settled))
+    times, (window, _, slack) = history.times, rule
+    beyond = len(times) // NUMBER - window.events
+    if (beyond > 0 and beyond % slack == 0) or newest_ms - INT64.unpack_from(times)[0] > window.age_ms:
+        return _without(history, _out_of_reach(history, window, settled))
     return history
 
 
@@ -335,7 +337,7 @@ def _column(texts: tuple[str | None, ...]) -> bytes:
 
 
 def _last(times: bytes) -> int:
-    return int.from_bytes(times[-NUMBER:], "little")
+    return int.from_bytes(times[-NUMBER:], "little", signed=True)
 
 
 def _numbers(column: bytes) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from benchmarks.stream.paths import PATHS, PeerPath
 from benchmarks.stream.plan import QUICK, WINDOW, Plan, Sizes
 from benchmarks.stream.programs import ROOT
 from benchmarks.stream.report import write_report
-from benchmarks.stream.suites import codecs, latency, partitions, profile, throughput, users, workers
+from benchmarks.stream.suites import codecs, latency, partitions, producing, profile, throughput, users, workers
 from benchmarks.stream.trained_model import trained_model
 
 HERE = Path(__file__).parent
@@ -25,13 +25,14 @@ REAL_LOG = ROOT.parent / "shared" / "data" / "taobao" / "two_hours_all_users.csv
 SUITES: dict[str, Callable[[Plan], Any]] = {
     "throughput": throughput.measure,
     "partitions": partitions.measure,
-    "workers": workers.measure,
+    "producing": producing.measure,
     "users": users.measure,
+    "workers": workers.measure,
     "latency": latency.measure,
     "profile": profile.measure,
     "codecs": codecs.measure,
 }
-NEED_KAFKA = {"partitions", "workers", "users", "latency"}
+NEED_KAFKA = {"partitions", "producing", "workers", "users", "latency"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

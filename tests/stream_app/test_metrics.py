@@ -2,7 +2,6 @@
 
 import math
 import re
-from functools import partial
 
 import numpy as np
 import pytest
@@ -88,7 +87,7 @@ def scored() -> LiveScores:
     scores = LiveScores(("view", "purchase"))
     for item, repeat_rank, probability in [("b", 1, 0.5), ("z", None, 0.75)]:
         scores.expect("u", expectation(["a", "b"], [probability, 1 - probability]))
-        scores.observe(Event("u", "view", 0, item), partial(int, repeat_rank) if repeat_rank else lambda: None)
+        scores.observe(Event("u", "view", 0, item), repeat_rank, lambda _, rank: rank)
     return scores
 
 

@@ -1,8 +1,9 @@
-"""A model that costs nothing: the same full-size forecast for every window. What is left is the stream path."""
+"""A model that costs nothing: the same full-size forecast for every window, or one of a few. What is left is the stream path."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle, islice
 from random import Random
 
 from model.forecast import Category, Forecast, Item
@@ -19,18 +20,18 @@ class ConstantPredictor:
     device = "cpu"
     behaviors: Sequence[str] = BEHAVIORS
 
-    def __init__(self, window: WindowRule) -> None:
+    def __init__(self, window: WindowRule, forecasts: int = 1) -> None:
         self.window = window
-        self._forecast = full_forecast()
+        self._forecasts = cycle([full_forecast(seed) for seed in range(forecasts)])
 
     def predict(self, windows: Sequence[Window]) -> list[Forecast]:
         """One forecast per window."""
-        return [self._forecast] * len(windows)
+        return list(islice(self._forecasts, len(windows)))
 
 
-def full_forecast() -> Forecast:
+def full_forecast(seed: int = 0) -> Forecast:
     """Ten items and ten categories, and numbers as long as a model's: seven decimals, seconds with six."""
-    random = Random(0)
+    random = Random(seed)
     items = [str(random.randrange(1_000_000, 6_000_000)) for _ in range(TOP_K)]
     categories = [str(random.randrange(100_000, 5_200_000)) for _ in range(TOP_K)]
     return Forecast(

@@ -13,7 +13,9 @@ from stream_app.cli import main
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--window", type=int, default=100, help="events of a window")
-    predictor = ConstantPredictor(WindowRule(events=parser.parse_args().window))
+    parser.add_argument("--forecasts", type=int, default=1, help="different ones, which take turns")
+    options = parser.parse_args()
+    predictor = ConstantPredictor(WindowRule(events=options.window), options.forecasts)
     vars(stream_app.worker)["load_engine"] = lambda _: predictor
     sys.argv = ["nextmove", "worker"]
     main()

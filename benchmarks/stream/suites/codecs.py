@@ -58,10 +58,15 @@ def _folding(events: Sequence[Event], length: int, rule: HistoryRule) -> Callabl
     following = [
         (starts[number % len(starts)], event._replace(time_ms=newest_ms)) for number, event in enumerate(events)
     ]
-    return lambda: [
-        encode(fold(history, event, history.last_offset + 1, rule, history.last_offset + 1)[0])
-        for history, event in following
-    ]
+
+    def work() -> None:
+        for start in range(0, len(following), CHUNK):  # what is encoded is held until its chunk is delivered
+            [
+                encode(fold(history, event, history.last_offset + 1, rule, history.last_offset + 1)[0])
+                for history, event in following[start : start + CHUNK]
+            ]
+
+    return work
 
 
 def _decoding(events: Sequence[Event], length: int, rule: HistoryRule) -> Callable[[], object]:
