@@ -13,6 +13,7 @@ from aiokafka.partitioner import murmur2
 from stream_app.event_logs import read_log, to_records
 
 START_MS = 1_704_067_200_000  # 2024-01-01
+DAY_MS = 24 * 3600 * 1000
 EVENTS_PER_S = 1000  # of the synthetic shop, in event time
 BEHAVIORS = ("view", "add_to_cart", "favorite", "purchase")
 BEHAVIOR_SHARES = (0.895, 0.055, 0.03, 0.02)  # about those of the Taobao log
@@ -60,10 +61,12 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
-def real(path: Path) -> Load:
-    """A log in any of the formats that NextMove reads."""
+def real(path: Path, days: int = 1) -> Load:
+    """A log in any of the formats that NextMove reads, played on so many days, one after the other, by the same users."""
     log = read_log(path)
-    return Load("real", f"{path.name}, read as {log.report.format}", list(to_records(log.frame)))
+    description = f"{path.name}, read as {log.report.format}" + (f", on {days} days" if days > 1 else "")
+    later = [log.frame.with_columns(pl.col("timestamp") + day * DAY_MS) for day in range(days)]
+    return Load("real", description, list(to_records(pl.concat(later))))
 
 
 def skewed(events: int, *, users: int = 1_000_000, skew: float = 0.9, seed: int = 0) -> Load:
