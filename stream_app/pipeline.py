@@ -6,10 +6,12 @@ messages go differs. Knows nothing of Faust, of torch or of clocks; a model is w
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, overload
+from zlib import crc32
 
 from model.window import Window, WindowRule
 from stream_app import history as histories
@@ -89,13 +91,14 @@ class Batch:
     expired: list[str] = field(default_factory=list)  # users who were idle
     changed: dict[str, History | None] = field(default_factory=dict)  # by user; None: erased, or expired
     outcomes: Counter[Outcome] = field(default_factory=Counter)
+    scored_share: float = 1.0  # of the users whose predictions are scored
 
     def parts(self, requests: int) -> Iterator[Batch]:
         """The same batch in parts of at most so many requests, to be scored and concluded one after the other."""
         first = self.requests[:requests]
-        yield Batch(first, self.rejects, self.erasures, self.expired, self.changed, self.outcomes)
+        yield replace(self, requests=first)
         for start in range(requests, len(self.requests), requests):
-            yield Batch(self.requests[start : start + requests])
+            yield Batch(self.requests[start : start + requests], scored_share=self.scored_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +175,9 @@ class Pipeline:
         source: str,
         lateness_ms: int = 3_600_000,
         expiry: Expiry | None = None,
+        most_scored: float = math.inf,
     ) -> None:
+        """`most_scored`: about so many events of a batch are scored; of larger batches those of a sample of users."""
         self.scores = LiveScores(predictor.behaviors)
         self.rule = HistoryRule(predictor.window, lateness_ms)
         self.cache = cache
@@ -180,6 +185,7 @@ class Pipeline:
         self._decoder = decoder
         self._encoder = PredictionEncoder(predictor.behaviors, predictor.version, source)
         self._expiry = expiry
+        self._most_scored = most_scored
 
     @property
     def unknown_fields(self) -> int:
@@ -219,6 +225,7 @@ class Pipeline:
                 self._take_back(Request(record, event, before, after, outcome), batch)
         if folded:
             batch.outcomes[FOLDED] += folded
+            batch.scored_share = min(1.0, self._most_scored / folded)
         if self._expiry is not None:
             batch.expired = self._expiry.expired(events, self.cache.peek)
             for user_id in batch.expired:
@@ -242,16 +249,20 @@ class Pipeline:
         return forecasts
 
     def score(self, batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> None:
-        """Each event is scored against what was expected of its user; then its own forecast is kept for the next."""
+        """Each event is scored against what was expected of its user; then its own forecast is kept for the next.
+
+        Only those of the users whose ids have the smallest hashes, `scored_share` of all: a uniform sample, and the same users
+        again in other batches of that size.
+        """
         scores = self.scores
-        observe, expect = scores.observe, scores.expect
         for user_id in (*batch.expired, *(erased for _, erased in batch.erasures)):
             scores.forget(user_id)
-        for (_, event, before, _, outcome), forecast in zip(batch.requests, forecasts, strict=True):
-            if outcome is not FOLDED or isinstance(forecast, Rejected):
+        below = batch.scored_share * 2**32
+        for (record, event, before, _, outcome), forecast in zip(batch.requests, forecasts, strict=True):
+            if crc32(event.user_id.encode()) >= below or outcome is not FOLDED or isinstance(forecast, Rejected):
                 continue  # a record that came again was scored the first time
-            observe(event, before, _repeat_rank)
-            expect(event.user_id, forecast)
+            scores.observe(event, before.last_offset, before, _repeat_rank)
+            scores.expect(event.user_id, record.offset, forecast)
 
     def conclude(self, batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> Outputs:
         """The messages and states of the batch, ready to be delivered."""
@@ -308,7 +319,7 @@ class Pipeline:
 
 def _repeat_rank(event: Event, before: History) -> int | None:
     """The rank of the event's item among the user's own items before it, most recent first; None beyond the first K."""
-    if event.item_id is None:
+    if event.item_id is None or event.item_id.encode() not in before.items:
         return None
     if event.time_ms < (before.watermark_ms or 0):
         before = histories.until(before, event.time_ms)

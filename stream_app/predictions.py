@@ -6,7 +6,7 @@ Knows nothing of Kafka's client and nothing of how a forecast is made.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import date, timedelta
 from functools import lru_cache
 from typing import Annotated, Any, NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ from stream_app.events import Event
 
 EVENT_TYPE = b"nextmove.prediction.v1"
 ERASURE_TYPE = b"nextmove.erasure.v1"
+EPOCH = date(1970, 1, 1)
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Header = tuple[str, bytes]
@@ -162,11 +163,16 @@ class PredictionEncoder:
         return Message(user_id.encode(), None, headers)
 
 
+MINUTES = [b"T%02d:%02d:" % divmod(minute, 60) for minute in range(24 * 60)]
+MILLISECONDS = [b"%02d.%03dZ" % divmod(ms, 1000) for ms in range(60_000)]
+
+
 def _rfc3339(time_ms: int) -> bytes:
-    seconds, milliseconds = divmod(time_ms, 1000)
-    return b"%b.%03dZ" % (_rfc3339_second(seconds), milliseconds)
+    minutes, ms = divmod(time_ms, 60_000)
+    days, minute = divmod(minutes, 24 * 60)
+    return _date(days) + MINUTES[minute] + MILLISECONDS[ms]
 
 
-@lru_cache(maxsize=4096)  # events that come together happened in the same few seconds
-def _rfc3339_second(seconds: int) -> bytes:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+@lru_cache(maxsize=64)  # days since 1970; events that come together happened on the same few
+def _date(days: int) -> bytes:
+    return (EPOCH + timedelta(days)).isoformat().encode()

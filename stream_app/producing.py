@@ -149,14 +149,11 @@ class Lane:
         """Batches of at most `batch_bytes`; a larger message stands alone."""
         now_ms = int(time() * 1000)
         start = 0
-        builder = self._producer.create_batch()
-        for position, (key, value, headers) in enumerate(messages):
-            if builder.append(timestamp=now_ms, key=key, value=value, headers=headers) is None:
-                yield self._closed(builder, messages[start:position])
-                start, builder = position, self._producer.create_batch()
-                builder.append(timestamp=now_ms, key=key, value=value, headers=headers)
-        if start < len(messages):
-            yield self._closed(builder, messages[start:])
+        while start < len(messages):
+            builder = self._producer.create_batch()
+            end = start + _append(builder, messages[start:] if start else messages, now_ms)
+            yield self._closed(builder, messages[start:end])
+            start = end
 
     def _closed(self, builder: BatchBuilder, messages: Sequence[Sendable]) -> Batch:
         if not self._settings.linger_ms:
@@ -209,6 +206,22 @@ class Lane:
             "request_timeout_ms": int(REQUEST_TIMEOUT_S * 1000),
         }
         return AIOKafkaProducer(**options, **security(settings))
+
+
+def _append(builder: BatchBuilder, messages: Sequence[Sendable], now_ms: int) -> int:
+    """How many of the messages, in order, went into an empty batch.
+
+    As `builder.append` does it, one call of Python less for each message, which is a quarter of the time.
+    """
+    append = builder._builder.append  # noqa: SLF001
+    count = 0
+    for key, value, headers in messages:
+        if append(count, now_ms, key=key, value=value, headers=headers) is None:
+            builder.close()
+            break
+        count += 1
+    builder._relative_offset = count  # noqa: SLF001
+    return count
 
 
 async def _stop(producer: AIOKafkaProducer, limit_s: float | None = None) -> None:

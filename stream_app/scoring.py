@@ -1,7 +1,8 @@
 """Live quality: a user's last prediction against the event that came next, beside two baselines on the same events.
 
 Predictions are kept in memory for the users seen last, so a restarted worker scores a user again from the second event
-on. Knows nothing of Kafka or of metrics libraries, and reads no clock.
+on. Whoever calls may leave out events, such as those of users outside a sample: an event is scored only against the prediction that
+was made right before it. Knows nothing of Kafka or of metrics libraries, and reads no clock.
 """
 
 from __future__ import annotations
@@ -146,34 +147,34 @@ class LiveScores:
         self.repeat = Score()
         self.behavior = BehaviorScore()
         self._behaviors = {name: position for position, name in enumerate(behaviors)}
-        # by user: probabilities of the behaviours, and the first K items, most probable first
-        self._expected: OrderedDict[str, tuple[Sequence[float], tuple[str, ...]]] = OrderedDict()
+        # by user: place of the event it was made after, probabilities of the behaviours, the first K items, best first
+        self._expected: OrderedDict[str, tuple[int, Sequence[float], tuple[str, ...]]] = OrderedDict()
         self._capacity = capacity
         self._popular = PopularItems(half_life)
 
-    def observe(self, event: Event, before: P, repeat_rank: Callable[[Event, P], int | None]) -> None:
-        """Score what was expected of a user against the next event.
+    def observe(self, event: Event, last: int, past: P, repeat_rank: Callable[[Event, P], int | None]) -> None:
+        """Score what was expected of a user, after the event at the offset `last`, against the next event.
 
-        `repeat_rank` tells the rank of its item among the user's own items `before` it, the most recent first; it is asked
-        only if that is to be scored.
+        `repeat_rank` tells the rank of its item among the user's own items in the `past` before it, the most recent first;
+        it is asked only if that is to be scored.
         """
         user_id, behavior, _, item, _, _ = event
         expected = self._expected.pop(user_id, None)
-        if expected is not None:
-            behaviors, items = expected
+        if expected is not None and expected[0] == last:
+            _, behaviors, items = expected
             self.behavior.add(behaviors, self._behaviors.get(behavior))
             if item is not None:
                 self.model.add(items.index(item) + 1 if item in items else None)
                 self.popularity.add(self._popular.rank(item))
-                self.repeat.add(repeat_rank(event, before))
+                self.repeat.add(repeat_rank(event, past))
         if item is not None:
             self._popular.count(item)
 
-    def expect(self, user_id: str, prediction: Predicted) -> None:
-        """Keep what is expected of a user until the next event."""
+    def expect(self, user_id: str, offset: int, prediction: Predicted) -> None:
+        """Keep what is expected of a user after the event at `offset`, until the next one."""
         items = tuple(map(ITEM_ID, prediction.next_items[:K]))
         expected = self._expected
-        expected[user_id] = (prediction.next_behaviors, items)
+        expected[user_id] = (offset, prediction.next_behaviors, items)
         expected.move_to_end(user_id)
         if len(expected) > self._capacity:
             expected.popitem(last=False)

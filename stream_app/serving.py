@@ -30,11 +30,12 @@ def new_pipeline(
     behaviors: Behaviors,
     load: Callable[[bytes], bytes | None] = lambda _: None,
     users: Users | None = None,
+    most_scored: float = math.inf,
 ) -> Pipeline:
     """A pipeline around `predictor`. Raises ValueError.
 
     `load` reads stored histories by user id, and by default there are none. `users` walks over all of them, to find the
-    idle ones; without it nobody expires, which changes no prediction of an event in time.
+    idle ones; without it nobody expires, which changes no prediction of an event in time. `most_scored` as in `Pipeline`.
     """
     lateness_ms = int(settings.lateness_s * 1000)
     idle_ms = idle_limit_ms(settings.idle_s, HistoryRule(predictor.window, lateness_ms))
@@ -48,4 +49,5 @@ def new_pipeline(
         source=f"nextmove/{settings.app_id}",
         lateness_ms=lateness_ms,
         expiry=None if users is None or math.isinf(idle_ms) else Expiry(idle_ms, users, 2 * settings.chunk_records),
+        most_scored=most_scored,
     )

@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     chunk_records_per_user: Annotated[int, Field(ge=1, le=1024)] = Field(
         256, description="most records of one user in a chunk; what is not committed is kept in the user's history"
     )
+    scored_per_chunk: Count = Field(
+        256, description="live quality: about so many events of a chunk are scored; of larger chunks a sample of users"
+    )
     chunks_queued: Count = Field(4, description="chunks read ahead; dropped when partitions move")
     chunks_prepared: Annotated[int, Field(ge=1, le=16)] = Field(
         8, description="chunks folded while others are on the device, to go there together, one of each partition"

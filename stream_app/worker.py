@@ -67,7 +67,12 @@ class Worker:
             asyncio.run(self._check_topics())
             self.engine = load_engine(settings)
             self.pipeline = new_pipeline(
-                self.engine, settings, behaviors.load(settings.behaviors), self._table.read, self._table.users
+                self.engine,
+                settings,
+                behaviors.load(settings.behaviors),
+                self._table.read,
+                self._table.users,
+                most_scored=settings.scored_per_chunk,
             )
         except (ArtifactError, behaviors.BehaviorError, topics.TopicError, ValueError) as error:
             raise click.ClickException(str(error)) from None

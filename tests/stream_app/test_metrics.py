@@ -86,8 +86,8 @@ def observed() -> WorkerMetrics:
 def scored() -> LiveScores:
     scores = LiveScores(("view", "purchase"))
     for item, repeat_rank, probability in [("b", 1, 0.5), ("z", None, 0.75)]:
-        scores.expect("u", expectation(["a", "b"], [probability, 1 - probability]))
-        scores.observe(Event("u", "view", 0, item), repeat_rank, lambda _, rank: rank)
+        scores.expect("u", 0, expectation(["a", "b"], [probability, 1 - probability]))
+        scores.observe(Event("u", "view", 0, item), 0, repeat_rank, lambda _, rank: rank)
     return scores
 
 

@@ -393,6 +393,24 @@ def test_each_event_is_scored_once_against_the_prediction_before_it() -> None:
     assert (steps.scores.model.events, steps.scores.model.hits) == (2, 2)
 
 
+def test_of_a_large_batch_a_sample_of_users_is_scored() -> None:
+    """Always the same ones, whole, and about as many events as are wanted."""
+    steps = pipeline(most_scored=200)
+    scored: list[set[str]] = []
+    observe, seen = steps.scores.observe, set[str]()
+    steps.scores.observe = lambda event, *rest: seen.add(event.user_id) or observe(event, *rest)  # type: ignore[method-assign, func-returns-value]
+    for start in (0, 1000):
+        run(steps, [event_record(f"u{n}", start + n) for n in range(1000)])
+        scored.append(set(seen))
+        seen.clear()
+    assert scored[0] == scored[1]
+    assert 140 < len(scored[0]) < 260  # 200, and five standard deviations of a binomial, √(1000 · .2 · .8) = 12.6
+    assert steps.scores.model.events == len(scored[0])
+    run(steps, [event_record("u1", 2000)])  # of a small one all are
+    assert seen == {"u1"}
+    assert steps.scores.model.events == len(scored[0]) + ("u1" in scored[0])
+
+
 def test_an_event_without_an_answer_is_not_scored() -> None:
     steps = pipeline()
     run(steps, [event_record("u", 0), event_record("u", 1, NOW_MS + 1, item_id="boom")])

@@ -175,36 +175,46 @@ def test_popularity_forgets_what_is_rare() -> None:
 
 def test_a_prediction_is_scored_against_the_next_event_and_only_once() -> None:
     scores = new_scores()
-    scores.observe(event("a"), None, lambda *_: None)
+    scores.observe(event("a"), 0, None, lambda *_: None)
     assert scores.model.events == 0
-    scores.expect("u", expectation(["b", "a"]))
-    scores.observe(event("a"), None, lambda *_: 1)
+    scores.expect("u", 0, expectation(["b", "a"]))
+    scores.observe(event("a"), 0, None, lambda *_: 1)
     assert (scores.model.events, scores.model.mrr) == (1, pytest.approx(1 / 2))
-    scores.observe(event("a"), None, lambda *_: 1)
+    scores.observe(event("a"), 0, None, lambda *_: 1)
     assert scores.model.events == scores.behavior.events == scores.repeat.events == 1
 
 
 def test_the_latest_expectation_counts() -> None:
     scores = new_scores()
-    scores.expect("u", expectation(["old"]))
-    scores.expect("u", expectation(["new"]))
-    scores.observe(event("new"), None, lambda *_: None)
+    scores.expect("u", 0, expectation(["old"]))
+    scores.expect("u", 0, expectation(["new"]))
+    scores.observe(event("new"), 0, None, lambda *_: None)
     assert scores.model.hit_rate == 1.0
+
+
+def test_what_was_expected_after_another_event_than_the_last_is_not_scored() -> None:
+    scores = new_scores()
+    scores.expect("u", 7, expectation(["a"]))
+    scores.observe(event("a"), 8, None, lambda *_: None)  # the event at 8 was left out
+    assert scores.model.events == 0
+    scores.expect("u", 9, expectation(["a"]))
+    scores.observe(event("a"), 9, None, lambda *_: None)
+    assert scores.model.events == 1
 
 
 def test_users_are_kept_apart() -> None:
     scores = new_scores()
-    scores.expect("u", expectation(["a"]))
-    scores.observe(event("a", user="v"), None, lambda *_: None)
+    scores.expect("u", 0, expectation(["a"]))
+    scores.observe(event("a", user="v"), 0, None, lambda *_: None)
     assert scores.model.events == 0
-    scores.observe(event("a", user="u"), None, lambda *_: None)
+    scores.observe(event("a", user="u"), 0, None, lambda *_: None)
     assert scores.model.hits == 1
 
 
 def test_an_event_about_no_item_counts_for_the_behavior_only() -> None:
     scores = new_scores()
-    scores.expect("u", expectation(["a"], [0.25, 0.75, 0.0]))
-    scores.observe(event(None, behavior="search"), None, lambda *_: None)
+    scores.expect("u", 0, expectation(["a"], [0.25, 0.75, 0.0]))
+    scores.observe(event(None, behavior="search"), 0, None, lambda *_: None)
     assert scores.behavior.correct == scores.behavior.events == 1
     assert (scores.model.events, scores.popularity.events, scores.repeat.events) == (0, 0, 0)
 
@@ -212,8 +222,8 @@ def test_an_event_about_no_item_counts_for_the_behavior_only() -> None:
 @given(st.permutations([0.5, 0.3, 0.2]), st.sampled_from([*BEHAVIORS, "login"]))
 def test_probabilities_stand_in_the_order_of_the_behaviors(probabilities: list[float], behavior: str) -> None:
     scores = new_scores()
-    scores.expect("u", expectation(behaviors=probabilities))
-    scores.observe(event("a", behavior=behavior), None, lambda *_: None)
+    scores.expect("u", 0, expectation(behaviors=probabilities))
+    scores.observe(event("a", behavior=behavior), 0, None, lambda *_: None)
     of_actual = dict(zip(BEHAVIORS, probabilities, strict=True)).get(behavior, 1e-6)
     assert scores.behavior.log_loss == pytest.approx(-math.log(of_actual))
     assert scores.behavior.correct == (of_actual == 0.5)
@@ -222,9 +232,9 @@ def test_probabilities_stand_in_the_order_of_the_behaviors(probabilities: list[f
 def test_all_three_predictors_are_scored_on_the_same_events() -> None:
     scores = new_scores()
     for item in "aabacc":
-        scores.observe(event(item, user="others"), None, lambda *_: None)
-    scores.expect("u", expectation(["x", "y", "b"]))
-    scores.observe(event("b"), None, lambda *_: 2)
+        scores.observe(event(item, user="others"), 0, None, lambda *_: None)
+    scores.expect("u", 0, expectation(["x", "y", "b"]))
+    scores.observe(event("b"), 0, None, lambda *_: 2)
     assert scores.model.mrr == pytest.approx(1 / 3)
     assert scores.popularity.mrr == pytest.approx(1 / 3)  # a 3, c 2, b 1
     assert scores.repeat.mrr == pytest.approx(1 / 2)
@@ -234,8 +244,8 @@ def test_all_three_predictors_are_scored_on_the_same_events() -> None:
 @given(st.lists(st.sampled_from("abcdefghijkl"), unique=True), st.sampled_from("abcdefghijklz"))
 def test_the_rank_of_the_model_is_the_place_in_its_list(items: list[str], item: str) -> None:
     scores = new_scores()
-    scores.expect("u", expectation(items))
-    scores.observe(event(item), None, lambda *_: None)
+    scores.expect("u", 0, expectation(items))
+    scores.observe(event(item), 0, None, lambda *_: None)
     hit = item in items[:10]
     assert scores.model.hits == hit
     assert scores.model.reciprocal_rank == pytest.approx(1 / (items.index(item) + 1) if hit else 0)
@@ -243,20 +253,20 @@ def test_the_rank_of_the_model_is_the_place_in_its_list(items: list[str], item: 
 
 def test_popularity_does_not_know_the_event_it_is_scored_on() -> None:
     scores = new_scores()
-    scores.expect("u", expectation())
-    scores.observe(event("a"), None, lambda *_: None)
+    scores.expect("u", 0, expectation())
+    scores.observe(event("a"), 0, None, lambda *_: None)
     assert (scores.popularity.events, scores.popularity.hits) == (1, 0)
-    scores.expect("u", expectation())
-    scores.observe(event("a"), None, lambda *_: None)
+    scores.expect("u", 0, expectation())
+    scores.observe(event("a"), 0, None, lambda *_: None)
     assert (scores.popularity.events, scores.popularity.hits) == (2, 1)
 
 
 def test_popularity_counts_events_that_nothing_was_expected_of() -> None:
     scores = new_scores(half_life=100)
     for item in ["yesterday"] * 400 + ["today"] * 200:
-        scores.observe(event(item, user="others"), None, lambda *_: None)
-    scores.expect("u", expectation())
-    scores.observe(event("yesterday"), None, lambda *_: None)
+        scores.observe(event(item, user="others"), 0, None, lambda *_: None)
+    scores.expect("u", 0, expectation())
+    scores.observe(event("yesterday"), 0, None, lambda *_: None)
     assert scores.popularity.mrr == pytest.approx(1 / 2)
 
 
@@ -264,18 +274,18 @@ def test_popularity_counts_events_that_nothing_was_expected_of() -> None:
 def test_the_users_expected_last_are_remembered(capacity: int, users: list[str]) -> None:
     scores = new_scores(capacity=capacity)
     for user in users:
-        scores.expect(user, expectation(["i"]))
+        scores.expect(user, 0, expectation(["i"]))
     recent = list(dict.fromkeys(reversed(users)))[:capacity]
     for user in sorted(set(users)):
         before = scores.model.events
-        scores.observe(event("i", user=user), None, lambda *_: None)
+        scores.observe(event("i", user=user), 0, None, lambda *_: None)
         assert (scores.model.events - before) == (user in recent)
 
 
 def test_a_forgotten_user_is_not_scored() -> None:
     scores = new_scores()
-    scores.expect("u", expectation(["a"]))
+    scores.expect("u", 0, expectation(["a"]))
     scores.forget("u")
     scores.forget("nobody")
-    scores.observe(event("a"), None, lambda *_: None)
+    scores.observe(event("a"), 0, None, lambda *_: None)
     assert scores.model.events == 0
