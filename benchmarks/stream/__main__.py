@@ -87,7 +87,7 @@ def planned(options: argparse.Namespace) -> Iterator[Plan]:
     sizes = QUICK if options.quick else Sizes()
     given = {name: getattr(options, name) for name in ("runs", "events") if getattr(options, name)}
     if options.events:
-        given["scale_events"] = options.events
+        given["scale_events"] = given["real_events"] = options.events
     if options.runs:
         given["scale_runs"] = min(options.runs, sizes.scale_runs)
     sizes = replace(sizes, **given)

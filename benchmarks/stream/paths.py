@@ -15,7 +15,8 @@ from benchmarks.stream.topics import Names
 
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"  # `make benchmark-setup` makes it
 PEER = "benchmarks.stream.peers"
-MODEL_EVENTS = 8_000  # what a real model answers in a few seconds
+MODEL_EVENTS = 60_000  # what a real model answers in ten seconds
+STOCK_EVENTS = 110_000  # what stock Faust answers in half a minute; with shorter histories, and so in less time each
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ PATHS: Sequence[PeerPath] = (
         "stock_faust",
         "Faust as documented: agent, table with changelog, send",
         (f"{PEER}.stock_faust", "worker", "-l", "info", "--without-web"),
+        most_events=STOCK_EVENTS,
     ),
     PeerPath("plain_loop", "an aiokafka loop, state in a dict, nothing durable", (f"{PEER}.plain_loop",)),
     PeerPath("plain_loop_full", "the same loop, sending answers as large as NextMove's", (f"{PEER}.plain_loop_full",)),

@@ -21,7 +21,11 @@ class Sizes:
     warm_up_runs: int = 8  # of a broker, before anything counts
     runs: int = 5  # of each path, in the comparison
     scale_runs: int = 3  # where runs are long
-    events: int = 200_000  # of a synthetic load, and the most of a real one
+    events: int = 400_000  # of a synthetic load
+    real_events: int = 1_000_000  # of the real log at most
+    days: int = (
+        5  # on which the real log is played: what a worker has answered ahead when measuring begins must not count
+    )
     scale_events: int = 200_000
     users: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     partitions: tuple[int, ...] = (1, 4, 8, 32)
@@ -32,7 +36,7 @@ class Sizes:
 
 
 QUICK = Sizes(
-    warm_up_runs=2, runs=1, scale_runs=1, events=20_000, scale_events=20_000, users=(1_000, 20_000), partitions=(1, 8),
+    warm_up_runs=2, runs=1, scale_runs=1, events=20_000, real_events=20_000, days=1, scale_events=20_000, users=(1_000, 20_000), partitions=(1, 8),
     latency_shares=(0.1, 0.5), latency_s=5.0, profile_s=2.0, train_s=20.0,
 )  # fmt: skip
 
@@ -60,7 +64,7 @@ class Plan:
         """The real log, if there is one, and the synthetic one."""
         chosen = []
         if "real" in self.load_names and self.log is not None:
-            chosen.append(real(self.log).head(self.sizes.events))
+            chosen.append(real(self.log, self.sizes.days).head(self.sizes.real_events))
         if "skewed" in self.load_names:
             chosen.append(skewed(self.sizes.events))
         return chosen

@@ -63,7 +63,9 @@ def _throughput(result: Mapping[str, Any]) -> list[str]:
 METHOD = """\
 All events are on the topic before a program starts. Rate and CPU time count from the first tenth of the answers to the last:
 starting and warming up are left out. CPU time is of the program's process, all threads, user and system. Medians over the runs,
-which take turns between the paths; in brackets the least and the most. After each run the answers are counted: one per event."""
+which take turns between the paths; in brackets the least and the most. After each run the answers are counted: one per event.
+A worker may have up to 50,000 events in work that are not answered when measuring begins, so loads are ten times as long; slow
+paths get the first part of them."""
 
 
 def _users(result: Mapping[str, Any]) -> list[str]:
