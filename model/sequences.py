@@ -68,7 +68,7 @@ class Sequences:
 
 def sequences(frame: pl.DataFrame) -> Sequences:
     """Groups a table of events; raises FrameError for a missing column, a wrong type, or no usable row."""
-    frame = usable(frame)
+    frame = usable(frame).select(COLUMNS)
     frame = frame.sort("timestamp", maintain_order=True).with_row_index("order")
     frame = frame.with_columns(pl.col("user_id").rank("dense").alias("user"))
     frame = frame.sort("user", "order")
@@ -86,14 +86,14 @@ def sequences(frame: pl.DataFrame) -> Sequences:
 
 
 def usable(frame: pl.DataFrame) -> pl.DataFrame:
-    """The needed columns and the rows that have a user, a time and a behaviour; raises FrameError."""
+    """The rows that have a user, a time and a behaviour, the needed columns typed; raises FrameError."""
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise FrameError(f"the table of events has no column {', '.join(missing)}")
     if frame.height == 0:
         raise FrameError("the table of events is empty")
     try:
-        frame = frame.select(
+        frame = frame.with_columns(
             pl.col("user_id").cast(pl.String),
             pl.col("timestamp").cast(pl.Int64),
             pl.col("behavior").cast(pl.String),

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from model import artifact
 from model.artifact import Artifact, ArtifactError, Golden, Manifest, TrainingRange
+from model.cleaning import Cleaning, CleaningReport, clean
 from model.config import PRESETS, NextMoveConfig
 from model.engine import GOLDEN_TOP_K, Engine, choose_device
 from model.evaluation import EvaluationError, evaluate
@@ -30,6 +31,7 @@ from model.learner import Learner, Progress, Recipe
 from model.material import Material, default_horizons, prepare
 from model.network import NextMoveModel
 from model.sequences import FrameError, Sequences, sequences, usable, window_list
+from model.splits import leave_one_out
 from model.targets import Horizons
 from model.vocabulary import VocabularyError
 from model.window import WindowRule
@@ -64,6 +66,7 @@ class TrainResult:
     events: int
     users: int
     metrics: dict[str, float]
+    cleaning: CleaningReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class Order:
     budget_s: float | None
     recipe: Recipe
     device: str
+    protocol: str
 
 
 def train(
@@ -91,18 +95,22 @@ def train(
     preset: str = "small",
     seed: int = 0,
     train_until: float = 0.8,
+    protocol: str = "time",
     validation: float = 0.1,
     time_budget_s: float | None = None,
     epochs: int | None = None,
     window: WindowRule | None = None,
     horizons: Horizons | None = None,
+    cleaning: Cleaning | None = None,
     progress: Callable[[Progress], None] | None = None,
     device: str = "auto",
     threads: int | None = None,
 ) -> TrainResult:
     """Learns from the first `train_until` of the events by time and publishes the model at `out`.
 
-    The last `validation` share of those decides when to stop; 0 means: learn all `epochs`. `time_budget_s` bounds the
+    With the protocol "leave-one-out" it learns from all but the last two events of each user instead.
+    Those events are cleaned first, by the default rules of `model.cleaning` where none are given.
+    The last `validation` share of what is left decides when to stop; 0 means: learn all `epochs`. `time_budget_s` bounds the
     whole training, and the result then depends on the machine's speed; without it the same seed on the same machine
     gives the same model. `threads` is half the cores by default: the matrices are small, and threads that wait for
     a core that others use cost more than they bring.
@@ -114,6 +122,8 @@ def train(
         raise TrainingError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     if not (0 < train_until <= 1 and 0 <= validation < 1):
         raise TrainingError(f"train_until must be in (0, 1] and validation in [0, 1), got {train_until}, {validation}")
+    if protocol not in ("time", "leave-one-out"):
+        raise TrainingError(f"one cannot train by {protocol!r}; the protocol is time or leave-one-out")
     if epochs is not None and epochs < 1:
         raise TrainingError(f"epochs must be at least 1, got {epochs}")
     recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
@@ -129,12 +139,13 @@ def train(
             time_budget_s,
             recipe,
             choose_device(device),
+            protocol,
         )
         artifact.check_place(Path(out))
         frame = usable(frame).sort("timestamp", maintain_order=True)
-        frame = frame.head(max(1, int(frame.height * train_until)))
+        frame, cleaned = _cleaned(_training_part(frame, protocol, train_until), cleaning or Cleaning())
         with torch.random.fork_rng(devices=[]), _threads(threads or max(1, (os.cpu_count() or 1) // 2)):
-            manifest = _train(frame, order, Path(out), report, begun)
+            manifest = _train(frame, order, cleaned, Path(out), report, begun)
     except (FrameError, VocabularyError, ArtifactError) as error:
         raise TrainingError(str(error)) from error
     return TrainResult(
@@ -145,7 +156,24 @@ def train(
         events=manifest.training.events,
         users=manifest.training.users,
         metrics=dict(manifest.metrics),
+        cleaning=cleaned,
     )
+
+
+def _training_part(frame: pl.DataFrame, protocol: str, share: float) -> pl.DataFrame:
+    """What may be learned from; frame is sorted by time."""
+    if protocol == "leave-one-out":
+        data = sequences(frame)
+        return frame[np.sort(data.order[leave_one_out(data).train])]
+    return frame.head(max(1, int(frame.height * share)))
+
+
+def _cleaned(frame: pl.DataFrame, cleaning: Cleaning) -> tuple[pl.DataFrame, CleaningReport]:
+    """What is learned from; raises TrainingError where the rules leave nothing."""
+    kept, report = clean(frame, cleaning)
+    if kept.is_empty():
+        raise TrainingError(f"cleaning leaves nothing ({report.line()}); loosen its rules or switch it off")
+    return kept, report
 
 
 @contextmanager
@@ -159,8 +187,15 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(frame: pl.DataFrame, order: Order, out: Path, report: Callable[[Progress], None], begun: float) -> Manifest:
-    """Both passes; frame is the training range, sorted."""
+def _train(
+    frame: pl.DataFrame,
+    order: Order,
+    cleaned: CleaningReport,
+    out: Path,
+    report: Callable[[Progress], None],
+    begun: float,
+) -> Manifest:
+    """Both passes; frame is the training range, cleaned and sorted."""
     report(Progress("prepare", 0, 1))
     data = sequences(frame)
     made = _first_material(data, order)
@@ -176,7 +211,8 @@ def _train(frame: pl.DataFrame, order: Order, out: Path, report: Callable[[Progr
         made = prepare(data, len(data), order.behaviors, order.goal, order.rule, made.horizons)
         second = _learner(made, order, report, "refit")
         parts = assemble(second, order, second.run(stop_after=epochs)[0], metrics)
-    parts = msgspec.structs.replace(parts, manifest=msgspec.structs.replace(parts.manifest, metrics=metrics))
+    manifest = msgspec.structs.replace(parts.manifest, metrics=metrics, cleaning=cleaned)
+    parts = msgspec.structs.replace(parts, manifest=manifest)
     report(Progress("save", 0, 1))
     published = artifact.publish(out, with_golden(parts, made))
     report(Progress("save", 1, 1))
@@ -190,7 +226,9 @@ def _first_material(data: Sequences, order: Order) -> Material:
         made = prepare(data, until, order.behaviors, order.goal, order.rule, horizons)
         if made.learning().any():
             return made
-    raise TrainingError("nothing to learn: no user has two events in the training part")
+    raise TrainingError(
+        "nothing to learn: no user has two events in the training part; give a longer log or a larger share of it"
+    )
 
 
 def _learner(
@@ -260,6 +298,7 @@ def assemble(learner: Learner, order: Order, epochs: int, metrics: dict[str, flo
             preset=order.preset,
             seed=order.seed,
             epochs=epochs,
+            protocol=order.protocol,
         ),
         metrics=metrics,
         popular_items=material.vocabulary.popular_items(),
