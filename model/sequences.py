@@ -6,6 +6,8 @@ The same cut for training (chunks whose positions all learn) and for evaluation 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -39,6 +41,15 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def fingerprint(self) -> str:
+        """sha256 of the events; equal lives have equal ones."""
+        digest = hashlib.sha256()
+        for numbers in (self.users, self.times_ms, self.order):
+            digest.update(numbers.tobytes())
+        for names in (self.items, self.behaviors, self.categories):
+            digest.update(json.dumps(names).encode())
+        return digest.hexdigest()
 
     def window(self, last: int, rule: WindowRule) -> Window:
         """What the rule lets a prediction see right after event `last`."""

@@ -83,25 +83,42 @@ def train(
         bool, typer.Option(help="Leave out duplicates, impossible times and bots; see docs/logs.md.")
     ] = True,
     rare_items: Annotated[int, typer.Option(min=1, help="Leave out items with fewer events than this.")] = 1,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Leave there what the same command needs to go on after a crash."),
+    ] = None,
+    checkpoint_every: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How often, within an epoch.")] = 60,
+    bf16: Annotated[
+        bool, typer.Option(help="Compute in bfloat16 where that is enough, for GPUs that have it.")
+    ] = False,
     format_: LogFormat = "auto",
     mapping: Mapping = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn from logs and publish a model."""
+    """Learn from logs and publish a model; under torchrun, all of its processes learn one model together."""
     from model.cleaning import OFF, Cleaning
-    from model.training import TrainingError
+    from model.group import joined
+    from model.training import Keeping, TrainingError
     from stream_app.event_logs import LogError
     from stream_app.learning import learn, training_bar
 
     rules = replace(Cleaning() if clean else OFF, rare_items=rare_items)
-    with _one_line(LogError, TrainingError), training_bar(notes, quiet=quiet) as progress:
+    keeping = None if checkpoint is None else Keeping(checkpoint, checkpoint_every)
+    with (
+        joined() as group,
+        _one_line(LogError, TrainingError, silent=not group.leads),
+        training_bar(notes, quiet=quiet or not group.leads) as progress,
+    ):
+        notes.quiet = not group.leads
         events = _read(logs, format_, mapping)
         result = learn(
             events.frame, _behaviors(), out,
             preset=preset, train_until=split, seed=seed, time_budget_s=time_budget,
-            protocol=protocol, cleaning=rules, progress=progress,
+            protocol=protocol, cleaning=rules, progress=progress, keeping=keeping, bf16=bf16, group=group,
         )  # fmt: skip
+    if not group.leads:
+        return
     notes.print(f"cleaning: {result.cleaning.line() or 'nothing left out'}")
     if json:
         _print_json({**asdict(result), "directory": str(result.directory)})
@@ -310,13 +327,14 @@ def _speed(text: str) -> float | None:
 
 
 @contextmanager
-def _one_line(*expected: type[Exception]) -> Iterator[None]:
-    """What is expected to go wrong becomes one line and exit code 2."""
+def _one_line(*expected: type[Exception], silent: bool = False) -> Iterator[None]:
+    """What is expected to go wrong becomes one line, unless others say it, and exit code 2."""
     try:
         yield
     except expected as error:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        print(f"nextmove: {' '.join(text.split())}", file=sys.stderr)
+        if not silent:
+            print(f"nextmove: {' '.join(text.split())}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 
