@@ -104,8 +104,8 @@ def publish(directory: Path, artifact: Artifact) -> Manifest:
         manifest = _write(beside, artifact)
         beside.chmod(0o755)
         _rename(beside, directory)
-    except OSError as error:
-        raise ArtifactError(f"cannot write {directory}: {error.strerror}") from error
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"cannot write {directory}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return manifest

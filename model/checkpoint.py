@@ -58,7 +58,7 @@ class Checkpoints:
                 header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
             identity, state = json.loads(header["identity"]), json.loads(header["state"])
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"{path} is damaged ({_line(error)}); delete it to go on from the one before"
             ) from error
