@@ -43,7 +43,7 @@ class Sequences:
         return len(self.users)
 
     def fingerprint(self) -> str:
-        """sha256 of the events; equal lives have equal ones."""
+        """sha256 of the events; equal tables of events have equal ones."""
         digest = hashlib.sha256()
         for numbers in (self.users, self.times_ms, self.order):
             digest.update(numbers.tobytes())
