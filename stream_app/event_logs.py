@@ -114,7 +114,7 @@ def _log(files: tuple[Path, ...], name: str, tables: list[_Table], behaviors: Be
 
 
 def _shape(events: pl.DataFrame, *, coded: bool) -> pl.DataFrame:
-    extra = [name for name in _EXTRA if events[name].null_count() < events.height]
+    extra = [name for name in _EXTRA if name in events.columns and events[name].null_count() < events.height]
     columns = ["user_id", "timestamp", "behavior", "item_id", "category", "price", *extra]
     if not events["timestamp"].is_sorted():
         events = events.sort("timestamp", maintain_order=True)
@@ -180,7 +180,7 @@ def _checked(
             examples[reason] = first[column].item()
     return rows.select(
         pl.exclude(*_CODED, "raw_behavior", "raw_timestamp", "reason"),
-        pl.col(_CODED).cast(pl.Categorical),
+        pl.col([name for name in _CODED if name in rows.columns]).cast(pl.Categorical),
         pl.col("reason").cast(pl.Enum(REASONS)),
         unreadable=pl.col("timestamp").is_null() & pl.col("raw_timestamp").is_not_null(),
     )
@@ -196,7 +196,9 @@ def _settled(rows: pl.DataFrame, mapping: LogMapping, malformed: int, examples: 
     if mapping.order is not None:
         rows = _fill_times(rows)
     counts = dict(rows["reason"].drop_nulls().value_counts().iter_rows())
-    events = rows.filter(pl.col("reason").is_null()).drop("row", "order", "unreadable", "reason", strict=False)
+    if counts:
+        rows = rows.filter(pl.col("reason").is_null())
+    events = rows.drop("row", "order", "unreadable", "reason", strict=False)
     return _Table(events, {**counts, "malformed": malformed}, examples)
 
 
@@ -224,7 +226,8 @@ def _project(raw: pl.DataFrame, mapping: LogMapping, behaviors: Behaviors, lates
     """The fields of an event, row by row; nothing dropped yet."""
     behavior = _behavior_text(raw, mapping)
     times = _first(raw, mapping.sources("timestamp"))
-    columns: dict[str, pl.Series] = {field: _as_text(_first(raw, mapping.sources(field))) for field in _TEXT}
+    fields = [field for field in _TEXT if field not in _EXTRA or mapping.sources(field)]
+    columns: dict[str, pl.Series] = {field: _as_text(_first(raw, mapping.sources(field))) for field in fields}
     return pl.DataFrame(
         columns
         | {
