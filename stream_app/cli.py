@@ -308,7 +308,8 @@ def _behaviors() -> behavior_files.Behaviors:
 def _read(paths: list[Path], format_: str, mapping: Path | None) -> EventLog:
     from stream_app.event_logs import read_log
 
-    log = read_log(paths, format=format_, behaviors=_behaviors(), mapping=mapping, latest_ms=int(time() * 1000))
+    now_ms = int(time() * 1000)
+    log = read_log(paths, format=format_, behaviors=_behaviors(), mapping=mapping, latest_ms=now_ms, coded=True)
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in log.report.dropped.items())
     notes.print(f"{log.report.format}: {log.report.events:,} events" + (f"; left out: {dropped}" if dropped else ""))
     return log
