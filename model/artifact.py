@@ -25,6 +25,7 @@ import msgspec
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from model.cleaning import CleaningReport
 from model.config import NextMoveConfig
 from model.forecast import Forecast
 from model.network import NextMoveModel
@@ -48,7 +49,7 @@ class Golden(msgspec.Struct, frozen=True):
     forecast: Forecast
 
 
-class TrainingRange(msgspec.Struct, frozen=True):
+class TrainingRange(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the model learned from."""
 
     events: int
@@ -58,9 +59,10 @@ class TrainingRange(msgspec.Struct, frozen=True):
     preset: str
     seed: int
     epochs: int
+    protocol: str = "time"  # of `model.splits`: what was held out
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything about a model that is not a weight or a name."""
 
     schema: int
@@ -75,6 +77,7 @@ class Manifest(msgspec.Struct, frozen=True):
     popular_items: list[str]
     golden: list[Golden]
     files: dict[str, str] = {}  # name → sha256
+    cleaning: CleaningReport | None = None  # of the training range
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -101,8 +104,8 @@ def publish(directory: Path, artifact: Artifact) -> Manifest:
         manifest = _write(beside, artifact)
         beside.chmod(0o755)
         _rename(beside, directory)
-    except OSError as error:
-        raise ArtifactError(f"cannot write {directory}: {error.strerror}") from error
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"cannot write {directory}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return manifest
@@ -256,10 +259,24 @@ def card(manifest: Manifest) -> str:
         f"- behaviours: {', '.join(manifest.behaviors)}; goal: {manifest.goal} within {hours[0]:g} h\n"
         f"- churn: no event within {hours[1]:g} h\n"
         f"- window: the last {manifest.window.events} events, not older than {manifest.window.age_ms / 86_400_000:g} days\n\n"
+        f"{_cleaned(manifest.cleaning)}"
         "## Validation (the last part of the training range)\n\n"
         f"| measure | |\n|---|---|\n{scores}\n\n"
         "## Limits\n\n"
         "Probabilities describe the log it learned from; a shop that changes needs a new model. Items that are not in the\n"
         "vocabulary can be predicted only while they are in the user's window. Times to the next event are learned from\n"
         "events that had a next one, so long absences are underestimated.\n"
+    )
+
+
+def _cleaned(report: CleaningReport | None) -> str:
+    """What was left out of the training range, for the model card."""
+    if report is None:
+        return ""
+    rows = "\n".join(f"| {one.rule} | {one.bound} | {one.rows} | {one.users} |" for one in report.removed)
+    before, after = report.before, report.after
+    return (
+        "## Cleaning (of the training range only; evaluation and serving answer every event)\n\n"
+        f"{before.events} events of {before.users} users before, {after.events} of {after.users} after.\n\n"
+        f"| rule | bound | events left out | users left out |\n|---|---|---|---|\n{rows}\n\n"
     )

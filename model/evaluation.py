@@ -1,10 +1,11 @@
 """How good a model is on the last part of a log, beside baselines on the very same events.
 
-The split is by global time. Every event after it is predicted from its user's window before it; nothing is filtered,
-items already seen included. A user's very first event has no window: it counts as a miss for every contender in the
-ranked measures and is left out of the others. Ties in a list: by falling probability, then the window's candidates from
-the most recent on, then the vocabulary's order. Questions with a horizon are asked at every event after the split
-whose horizon ends inside the log.
+The split is by global time unless another one of `model.splits` is chosen. Every tested event is predicted from its
+user's window before it; nothing is filtered or cleaned, neither items already seen nor bots. A user's very first event
+has no window: it counts as a miss for every contender in the ranked measures and is left out of the others. Ties in a
+list: by falling probability, then the window's candidates from the most recent on, then the vocabulary's order. Questions
+with a horizon are asked at every tested event whose horizon ends inside the log; not in leave-one-out, where the split
+itself tells that nothing follows.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from model.engine import Engine
 from model.forecast import Forecast
 from model.measures import Bools, Floats, Ints
 from model.sequences import Sequences, sequences, window_list
+from model.splits import Fold, Split, by_share
 from model.targets import Horizons, Targets, targets
 
 BATCH = 4096  # windows between two reports
@@ -65,8 +67,9 @@ class Exam:
     """The events of an evaluation."""
 
     data: Sequences
-    cut: int  # place in the log
     train: Bools  # [N]
+    test: Bools  # [N]
+    forward: bool  # all of test lies after all of train
     wanted: Ints  # events to be predicted that have a window before them
     cold: Ints  # events to be predicted that have none
     asked: Ints  # events after which something is asked
@@ -82,16 +85,20 @@ def evaluate(
     frame: pl.DataFrame,
     *,
     split: float = 0.8,
+    choose: Split | None = None,
     k: Sequence[int] = (1, 5, 10, 20),
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Scores the model and the baselines on the events after `split`; progress gets (windows done, windows in all).
+    """Scores the model and the baselines on the events after `split`, or on those that `choose` wants tested.
+
+    Progress gets (windows done, windows in all).
 
     Raises ArtifactError, FrameError, or EvaluationError where no event follows the split.
     """
     engine = engine_or_dir if isinstance(engine_or_dir, Engine) else Engine.load(engine_or_dir, device=device)
-    exam = set_exam(engine, sequences(frame), split)
+    data = sequences(frame)
+    exam = set_exam(engine, data, choose(data) if choose else by_share(data, split))
     forecasts = dict(zip(exam.asked.tolist(), _answers(engine, exam, max(k), progress), strict=True))
     scores: dict[str, dict[str, float]] = {"model": {}, **{name: {} for name in RANKED}, "majority": {}}
     items = {at: [item["item_id"] for item in forecast.next_items] for at, forecast in forecasts.items()}
@@ -100,9 +107,10 @@ def evaluate(
     _score_ranking(scores, exam, "category", exam.data.categories, categories, k)
     _score_behavior(scores, exam, forecasts)
     _score_time(scores, exam, forecasts)
-    _score_question(scores, exam, forecasts, "purchase", exam.labels.goal, exam.labels.goal_known)
-    _score_question(scores, exam, forecasts, "churn", exam.labels.churn, exam.labels.churn_known)
-    test = exam.data.order >= exam.cut
+    if exam.forward:
+        _score_question(scores, exam, forecasts, "purchase", exam.labels.goal, exam.labels.goal_known)
+        _score_question(scores, exam, forecasts, "churn", exam.labels.churn, exam.labels.churn_known)
+    test = exam.test
     return Evaluation(
         model_version=engine.version,
         split=split,
@@ -117,27 +125,26 @@ def evaluate(
     )
 
 
-def set_exam(engine: Engine, data: Sequences, split: float) -> Exam:
+def set_exam(engine: Engine, data: Sequences, fold: Fold) -> Exam:
     """Which events are predicted from which windows, and the truth; raises EvaluationError."""
-    cut = int(len(data) * split)
-    test = np.flatnonzero(data.order >= cut)
+    test, train = np.flatnonzero(fold.test), fold.train
     is_cold = data.first[test] == test
     wanted = test[~is_cold]
     if len(wanted) == 0:
-        raise EvaluationError("nothing to evaluate: no event after the split has an earlier event of the same user")
+        raise EvaluationError("nothing to evaluate: no event to be tested has an earlier event of the same user")
     asked = np.union1d(wanted - 1, test)
     position = {name: number for number, name in enumerate(engine.behaviors)}
     horizons = Horizons(engine.manifest.goal_horizon_ms, engine.manifest.churn_horizon_ms)
     goal = np.fromiter((name == engine.goal for name in data.behaviors), np.bool_, len(data))
-    train = data.order < cut
 
     def labels(observed_until: int) -> Targets:
         return targets(data.users, data.times_ms, goal, horizons, observed_until)
 
     return Exam(
         data=data,
-        cut=cut,
         train=train,
+        test=fold.test,
+        forward=fold.forward,
         wanted=wanted,
         cold=test[is_cold],
         asked=asked,
@@ -243,7 +250,7 @@ def _score_question(
     known: Bools,
 ) -> None:
     """A yes-or-no question with a horizon; "markov" is the rate after the newest behaviour, "majority" the rate."""
-    asked = exam.asked[(exam.data.order[exam.asked] >= exam.cut) & known[exam.asked]]
+    asked = exam.asked[exam.test[exam.asked] & known[exam.asked]]
     if len(asked) == 0:
         return
     happened = truth[asked]

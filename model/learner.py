@@ -1,6 +1,7 @@
 """Steps: batches of chunks, a loss, an optimiser; validation after each epoch; the best weights are kept.
 
-It knows nothing of files, frames or names.
+A run can be taken down at any step and taken up again: the same weights come out, to the bit. Several processes share
+every batch; up to rounding and to what dropout drops they learn what one would. It knows nothing of files, frames or names.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from model.checkpoint import Checkpoint
 from model.features import Ints, pad
+from model.group import ALONE, Group
 from model.losses import WEIGHTS, losses
 from model.material import Bools, Material, make_labels
 from model.network import NextMoveModel
@@ -47,6 +52,7 @@ class Recipe:
     epochs: int = 6
     patience: int = 3  # epochs without improvement before the end
     positions: int | None = None  # events per step; by default so many that an epoch has about STEPS steps
+    bf16: bool = False  # forward pass under autocast to bfloat16: faster on GPUs that have it
 
 
 @dataclass(slots=True)
@@ -66,8 +72,24 @@ class Clock:
         return min(done, 1.0)
 
 
+@dataclass(slots=True)
+class Course:
+    """How far a run has come."""
+
+    epoch: int = 0  # epochs that are over
+    batch: int = 0  # batches of the next one that are over
+    loss: float = math.inf  # of the last batch
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    metrics: dict[str, float] = field(default_factory=lambda: {"loss": math.nan})
+    ended: bool = False
+
+
+Keep = Callable[[Checkpoint], None]
+
+
 class Learner:
-    """One network on one material."""
+    """One network on one material; `keep` is handed a checkpoint after each epoch, and every `keep_every_s` within one."""
 
     def __init__(
         self,
@@ -80,6 +102,9 @@ class Learner:
         budget_s: float | None = None,
         device: str = "cpu",
         phase: str = "train",
+        group: Group = ALONE,
+        keep: Keep | None = None,
+        keep_every_s: float = 60.0,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device)  # type: ignore[arg-type]  # transformers narrows the type of torch's method
@@ -87,45 +112,100 @@ class Learner:
         self.recipe = recipe
         self.report = report
         self.phase = phase
+        self.group = group
+        self.keep = keep
+        self.keep_every_s, self.kept = keep_every_s, time.monotonic()
         self.random = np.random.default_rng(seed)
         self.learns = material.learning()
         wanted = int(self.learns.sum()) // STEPS
         self.positions = recipe.positions or min(MAX_POSITIONS, max(MIN_POSITIONS, wanted))
         self.clock = Clock(steps=recipe.epochs * len(list(self.batches(0))), budget_s=budget_s)
         self.optimizer = torch.optim.AdamW(groups(model, recipe.weight_decay), lr=recipe.learning_rate)
+        self.to_check = self.positions_to_check()
+        self.course = Course()
+        self.best: dict[str, Tensor] = {}  # weights
+        self.epoch_begun = self.random.bit_generator.state  # from which the batches of the epoch under way follow
 
     def run(self, stop_after: int | None = None) -> tuple[int, dict[str, float]]:
         """Learns; returns how many epochs the kept weights have seen, and their validation losses.
 
         Without validation events, or with `stop_after`, the last weights are kept.
         """
-        checked = self.positions_to_check() if stop_after is None else np.zeros(0, np.int64)
-        best, best_epoch, metrics, state = math.inf, 0, {"loss": math.nan}, {}
-        for epoch in range(1, (stop_after or self.recipe.epochs) + 1):
-            loss = self.epoch()
-            if not math.isfinite(loss):
+        checked = self.to_check if stop_after is None else np.zeros(0, np.int64)
+        course = self.course
+        while course.epoch < (stop_after or self.recipe.epochs) and not course.ended:
+            if not math.isfinite(self.epoch()):
                 break
-            found = self.validate(checked) if len(checked) else {"loss": -float(epoch)}
-            if found["loss"] < best:
-                best, best_epoch, metrics = found["loss"], epoch, found
-                state = copy.deepcopy(self.model.state_dict())
-            if epoch - best_epoch >= self.recipe.patience or self.clock.share() >= 1:
-                break
-        if not state:
+            self._judge(self.validate(checked) if len(checked) else {"loss": -float(course.epoch + 1)})
+            self.snapshot()
+        if not self.best:
             return 0, {}
-        self.model.load_state_dict(state)
+        self.model.load_state_dict(self.best)
         self.model.eval()
-        return best_epoch, metrics if len(checked) else {}
+        return course.best_epoch, course.metrics if len(checked) else {}
+
+    def _judge(self, found: dict[str, float]) -> None:
+        """The end of an epoch: keeps its weights where they are the best so far, and says whether to go on."""
+        course = self.course
+        course.epoch, course.batch = course.epoch + 1, 0
+        self.epoch_begun = self.random.bit_generator.state
+        if found["loss"] < course.best_loss:
+            course.best_loss, course.best_epoch, course.metrics = found["loss"], course.epoch, found
+            self.best = copy.deepcopy(self.model.state_dict())
+        course.ended = course.epoch - course.best_epoch >= self.recipe.patience or self.share() >= 1
 
     def epoch(self) -> float:
-        """Every chunk once, or until the budget is over; returns the last loss."""
+        """Every chunk once, or until the budget is over; returns the last loss. Batches that are over are left out."""
         self.model.train()
-        loss = math.inf
-        for starts, lengths, begins in self.batches(int(self.random.integers(1 << 30))):
-            loss = self.step(starts, lengths, begins)
-            if self.clock.budget_s is not None and self.clock.share() >= 1:
+        batches = self.batches(int(self.random.integers(1 << 30)))
+        for starts, lengths, begins in islice(batches, self.course.batch, None):
+            self.course.loss = self.step(starts, lengths, begins)
+            self.course.batch += 1
+            if self.clock.budget_s is not None and self.share() >= 1:
                 break
-        return loss
+            if self.keep is not None and self.group.agree(time.monotonic() - self.kept) >= self.keep_every_s:
+                self.snapshot()
+        return self.course.loss
+
+    def share(self) -> float:
+        """How much of the schedule is over, the same for all processes, 0 … 1."""
+        share = self.clock.share()
+        return share if self.clock.budget_s is None else self.group.agree(share)
+
+    def snapshot(self) -> None:
+        """Hands over a copy of all that `restore` needs to go on from here."""
+        if self.keep is None:
+            return
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for number, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
+        generators = self.group.collect(_generators(self.device))
+        tensors |= {f"generators.{rank}": value for rank, value in enumerate(generators)}
+        elapsed = time.monotonic() - self.clock.begun
+        state = {
+            "course": asdict(self.course),
+            "step": self.clock.step,
+            "elapsed_s": elapsed,
+            "random": self.epoch_begun,
+        }
+        self.keep(Checkpoint({name: value.cpu().clone() for name, value in tensors.items()}, state))
+        self.kept = time.monotonic()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint of an equal learner."""
+        tensors, state = checkpoint.tensors, checkpoint.state
+        self.model.load_state_dict(_under("model.", tensors))
+        self.best = {name: value.to(self.device) for name, value in _under("best.", tensors).items()}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under("optimizer.", tensors).items():
+            number, _, moment = name.partition(".")
+            moments.setdefault(int(number), {})[moment] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.course = Course(**state["course"])
+        self.clock.step, self.clock.begun = state["step"], time.monotonic() - state["elapsed_s"]
+        self.random.bit_generator.state = self.epoch_begun = state["random"]
+        _set_generators(tensors[f"generators.{self.group.rank}"], self.device)
 
     def batches(self, offset: int) -> Iterator[tuple[Ints, Ints, Ints]]:
         """Chunks of similar length together, in random order."""
@@ -140,23 +220,40 @@ class Learner:
 
     def step(self, starts: Ints, lengths: Ints, begins: Ints) -> float:
         """One batch: loss, gradient, weights; returns the loss."""
+        loss = self.loss(*self._own(starts, lengths, begins))
+        share = self.share()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * schedule(share, self.recipe.warmup)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.group.add_gradients(list(self.model.parameters()))
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.clock.step += 1
+        value = float(self.group.add(loss.detach()))
+        self.report(Progress(self.phase, int(1000 * self.clock.share()), 1000, value))
+        return value
+
+    def _own(self, starts: Ints, lengths: Ints, begins: Ints) -> tuple[Ints, Ints, Ints]:
+        """The share of a batch that is this process's; a chunk from which nothing learns where there are too few."""
+        own = slice(self.group.rank, None, self.group.size)
+        if self.group.rank < len(starts):
+            return starts[own], lengths[own], begins[own]
+        return starts[:1], lengths[:1], (starts + lengths)[:1]
+
+    def loss(self, starts: Ints, lengths: Ints, begins: Ints) -> Tensor:
+        """What this process adds to the weighted mean losses of a batch: sums of its own over the counts of all."""
         width = int(lengths.max())
         batch = pad(self.material.columns, starts, lengths, width).to(self.device)
         index = starts[:, None] + np.arange(width)  # [B, L]
         learns: Bools = (index >= begins[:, None]) & (index < (starts + lengths)[:, None])
         labels = make_labels(self.material, index, learns, self.learns, self.material.learned).to(self.device)
-        parts = losses(self.model, self.model(batch), batch, labels)
-        loss = torch.stack([WEIGHTS[name] * total / max(count, 1) for name, (total, count) in parts.items()]).sum()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * schedule(self.clock.share(), self.recipe.warmup)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.clock.step += 1
-        value = float(loss.detach())
-        self.report(Progress(self.phase, int(1000 * self.clock.share()), 1000, value))
-        return value
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            heads = self.model(batch)
+        parts = losses(self.model, widened(heads) if self.recipe.bf16 else heads, batch, labels)
+        counts = self.group.add(torch.tensor([count for _, count in parts.values()])).clamp(min=1).tolist()
+        terms = zip(parts.items(), counts, strict=True)
+        return torch.stack([WEIGHTS[name] * total / count for (name, (total, _)), count in terms]).sum()
 
     def positions_to_check(self) -> Ints:
         """Events that validate; a seeded sample where there are many."""
@@ -169,6 +266,7 @@ class Learner:
     def validate(self, last: Ints) -> dict[str, float]:
         """Mean losses, each event predicted from its own window as in serving; "loss" is their weighted sum."""
         material, data = self.material, self.material.data
+        last = last[self.group.rank :: self.group.size]
         sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in WEIGHTS}
         everything = np.ones(len(data), np.bool_)
         self.model.eval()
@@ -187,8 +285,33 @@ class Learner:
                 sums[name][0] += float(total)
                 sums[name][1] += count
             self.report(Progress("validate", begin + len(some), len(last)))
-        means = {name: total / count for name, (total, count) in sums.items() if count}
+        whole = self.group.add(torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
+        means = {name: total / count for name, (total, count) in zip(sums, whole, strict=True) if count}
         return {"loss": sum(WEIGHTS[name] * mean for name, mean in means.items()), **means}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _generators(device: torch.device) -> Tensor:
+    """The states of torch's random generators, end to end: the CPU's, then the GPU's where that learns, uint8 [S]."""
+    states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+    return torch.cat(states)
+
+
+def _set_generators(states: Tensor, device: torch.device) -> None:
+    length = len(torch.get_rng_state())
+    torch.set_rng_state(states[:length])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[length:], device)
+
+
+def widened(part: Any) -> Any:
+    """The same heads, mixture or tensor in float32, which sums of losses need."""
+    if isinstance(part, Tensor):
+        return part.float()
+    return replace(part, **{one.name: widened(getattr(part, one.name)) for one in fields(part)})
 
 
 def schedule(share: float, warmup: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from model import training
-from model.evaluation import Evaluation
+from model import splits, training
+from model.engine import Engine
+from model.evaluation import Evaluation, EvaluationError, evaluate
+from model.sequences import sequences
 from model.training import TrainResult
 from stream_app.behaviors import Behaviors
 
@@ -46,10 +48,35 @@ def learn(frame: pl.DataFrame, behaviors: Behaviors, out: Path, **options: Any) 
     return training.train(frame, names, behaviors.goal, out, **options)
 
 
-def evaluation_table(evaluation: Evaluation) -> Table:
-    """An evaluation beside its baselines."""
+def examine(engine: Engine, frame: pl.DataFrame, protocol: str, split: float) -> dict[str, Evaluation]:
+    """The evaluations that a protocol of `model.splits` wants, by name; raises EvaluationError and FrameError.
+
+    "daily" gives one for each day that begins after the model's training: how it ages.
+    """
+    trained = engine.manifest.training
+    wanted = "leave-one-out" if protocol == "leave-one-out" else "time"
+    if trained.protocol != wanted:
+        raise EvaluationError(
+            f"the model learned from events that {protocol} would test; train with --protocol {wanted}"
+        )
+    if protocol == "time":
+        return {protocol: evaluate(engine, frame, split=split)}
+    if protocol == "leave-one-out":
+        return {protocol: evaluate(engine, frame, choose=splits.leave_one_out)}
+    found = {}
+    for fold in splits.daily(sequences(frame), trained.until_ms):
+        with suppress(EvaluationError):  # a day of newcomers only
+            found[fold.name] = evaluate(engine, frame, choose=fold.chosen)
+    if not found:
+        raise EvaluationError("the log has no day after the model's training; train with a smaller --split")
+    return found
+
+
+def evaluation_table(evaluation: Evaluation, name: str = "time") -> Table:
+    """An evaluation beside its baselines; `name` is that of the split."""
     header, *rows = evaluation.rows()
     title = f"model {evaluation.model_version} on {evaluation.test_events:,} events of {evaluation.users:,} users"
+    title += "" if name == "time" else f", {name}"
     table = Table(title=title, title_justify="left")
     for number, name in enumerate(header):
         table.add_column(name, justify="right" if number else "left")

@@ -7,8 +7,10 @@ import pytest
 
 from model import measures
 from model.evaluation import EvaluationError, evaluate
-from model.sequences import FrameError
+from model.sequences import FrameError, sequences
+from model.splits import by_time, daily, leave_one_out
 from model.targets import Horizons, targets
+from model.window import DAY_MS
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +112,29 @@ def test_progress_ends_at_its_total(engine, log):
     seen = []
     evaluate(engine, log, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1]
+
+
+def test_nothing_is_cleaned_away_before_it_is_asked(engine, log):
+    """Doubled rows, a bot and a time far out count as what they are: events that a worker would have to answer."""
+    late = log.tail(200).with_columns(user_id=pl.lit("bot"), timestamp=pl.lit(log["timestamp"][-1], pl.Int64))
+    far = log.tail(1).with_columns(timestamp=pl.col("timestamp") * 10)
+    dirty = pl.concat([log, late, late, far])
+    assert evaluate(engine, dirty, split=0.5).test_events == (2000 + 2 * 200 + 1) - 1200
+
+
+def test_the_last_event_of_each_user_and_no_question_that_the_choice_answers(engine, log):
+    found = evaluate(engine, log, choose=leave_one_out)
+    assert (found.test_events, found.users, found.cold_events) == (40, 40, 0)
+    assert not [name for name in found.scores["model"] if name.startswith(("churn", "purchase"))]
+    assert "item NDCG@10" in found.scores["model"]
+    lasts = log.group_by("user_id").agg(pl.col("timestamp").last())["timestamp"]
+    assert (found.from_ms, found.until_ms) == (lasts.min(), lasts.max())
+
+
+def test_days_add_up_to_a_split_at_their_beginning(engine, log):
+    folds = list(daily(sequences(log)))[1:]
+    days = [evaluate(engine, log, choose=fold.chosen) for fold in folds]
+    together = evaluate(engine, log, choose=lambda data: by_time(data, 2 * DAY_MS))
+    assert sum(day.test_events for day in days) == together.test_events
+    hits = sum(day.scores["model"]["item HR@10"] * day.test_events for day in days)
+    assert hits == pytest.approx(together.scores["model"]["item HR@10"] * together.test_events)

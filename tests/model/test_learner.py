@@ -11,14 +11,21 @@ from model.window import WindowRule
 from tests.model.conftest import BEHAVIORS, make_log
 
 
-def make_learner(reports=None, learn=0.9, **recipe):
+def make_learner(reports=None, learn=0.9, options=None, still=False, **recipe):
+    """A learner on a small log; `still` without dropout and hidden names, `options` of the learner itself."""
     data = sequences(make_log(users=12, events=30))
     material = prepare(
         data, int(len(data) * learn), BEHAVIORS, "purchase", WindowRule(events=16), default_horizons(data.times_ms)
     )
     torch.manual_seed(0)
     model = new_model(material, "small")
-    return Learner(model, material, Recipe(**recipe), 0, (reports if reports is not None else []).append)
+    if still:
+        model.config.unknown_items = model.config.unknown_categories = 0.0
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    report = (reports if reports is not None else []).append
+    return Learner(model, material, Recipe(**recipe), 0, report, **(options or {}))
 
 
 def test_learning_lowers_the_loss_and_keeps_the_best_weights():
@@ -83,3 +90,32 @@ def test_only_matrices_decay():
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.5, 0.0)
     assert len(matrices["params"]) + len(vectors["params"]) == len(list(model.parameters()))
     assert all(weight.ndim <= 1 for weight in vectors["params"])
+
+
+def test_a_run_that_goes_on_from_any_checkpoint_gives_the_same_weights_to_the_bit():
+    kept = []
+    whole = make_learner(options={"keep": kept.append, "keep_every_s": 0}, epochs=3, positions=128)
+    torch.manual_seed(1)
+    result = whole.run()
+    steps = whole.clock.step
+    assert len(kept) == steps + 3  # after each step and after each epoch
+    for number in (0, 1, steps // 2, len(kept) - 2, len(kept) - 1):
+        again = make_learner(epochs=3, positions=128)
+        torch.manual_seed(2)  # whatever was drawn since
+        again.restore(kept[number])
+        assert again.run() == result
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(again.model.state_dict()[name], value), name
+
+
+def test_a_checkpoint_is_a_copy():
+    kept = []
+    make_learner(options={"keep": kept.append, "keep_every_s": 1e9}, epochs=2, positions=128).run()
+    first, second = (checkpoint.tensors["model.item_bias"] for checkpoint in kept)
+    assert not torch.equal(first, second)
+
+
+def test_half_precision_learns_much_the_same():
+    losses = [make_learner(epochs=2, positions=128, still=True, bf16=bf16).run()[1]["loss"] for bf16 in (False, True)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != losses[0]
