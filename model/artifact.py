@@ -25,13 +25,14 @@ import msgspec
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from model.calibration import Calibration
 from model.config import NextMoveConfig
 from model.forecast import Forecast
 from model.network import NextMoveModel
 from model.vocabulary import Vocabulary, VocabularyError
 from model.window import Window, WindowRule
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 CONTENT = ("config.json", "model.safetensors", "vocabulary.json")
 CARD = "README.md"
@@ -60,8 +61,27 @@ class TrainingRange(msgspec.Struct, frozen=True):
     epochs: int
 
 
-class Manifest(msgspec.Struct, frozen=True):
-    """Everything about a model that is not a weight or a name."""
+class Epoch(msgspec.Struct, frozen=True):
+    """Mean losses of one epoch by head, "loss" their weighted sum; a head without labels is left out."""
+
+    phase: str  # "train", or "refit" on the whole range
+    epoch: int
+    training: dict[str, float]
+    validation: dict[str, float]
+
+
+class Compared(msgspec.Struct, frozen=True):
+    """A measure of the model on the validation part, beside the best baseline."""
+
+    value: float
+    interval: tuple[float, float] | None
+    baseline: str | None = None
+    baseline_value: float | None = None
+    verdict: str | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Everything about a model that is not a weight or a name; what an older artefact lacks is None or empty."""
 
     schema: int
     version: str
@@ -75,6 +95,9 @@ class Manifest(msgspec.Struct, frozen=True):
     popular_items: list[str]
     golden: list[Golden]
     files: dict[str, str] = {}  # name → sha256
+    calibration: Calibration | None = None
+    curve: list[Epoch] = []
+    compared: dict[str, Compared] = {}  # measure → on the validation part
 
 
 class Artifact(msgspec.Struct, frozen=True):

@@ -88,6 +88,8 @@ class Learner:
         self.report = report
         self.phase = phase
         self.random = np.random.default_rng(seed)
+        self.curve: list[tuple[dict[str, float], dict[str, float]]] = []  # per epoch: training and validation losses
+        self.sums = torch.zeros(len(WEIGHTS), 2, dtype=torch.float64)  # of the epoch so far: loss and positions by head
         self.learns = material.learning()
         wanted = int(self.learns.sum()) // STEPS
         self.positions = recipe.positions or min(MAX_POSITIONS, max(MIN_POSITIONS, wanted))
@@ -106,6 +108,7 @@ class Learner:
             if not math.isfinite(loss):
                 break
             found = self.validate(checked) if len(checked) else {"loss": -float(epoch)}
+            self.curve.append((means(self.sums), found if len(checked) else {}))
             if found["loss"] < best:
                 best, best_epoch, metrics = found["loss"], epoch, found
                 state = copy.deepcopy(self.model.state_dict())
@@ -120,6 +123,7 @@ class Learner:
     def epoch(self) -> float:
         """Every chunk once, or until the budget is over; returns the last loss."""
         self.model.train()
+        self.sums.zero_()
         loss = math.inf
         for starts, lengths, begins in self.batches(int(self.random.integers(1 << 30))):
             loss = self.step(starts, lengths, begins)
@@ -154,6 +158,7 @@ class Learner:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.clock.step += 1
+        self.sums += sums_of(parts)
         value = float(loss.detach())
         self.report(Progress(self.phase, int(1000 * self.clock.share()), 1000, value))
         return value
@@ -169,7 +174,7 @@ class Learner:
     def validate(self, last: Ints) -> dict[str, float]:
         """Mean losses, each event predicted from its own window as in serving; "loss" is their weighted sum."""
         material, data = self.material, self.material.data
-        sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in WEIGHTS}
+        sums = torch.zeros(len(WEIGHTS), 2, dtype=torch.float64)
         everything = np.ones(len(data), np.bool_)
         self.model.eval()
         for begin in range(0, len(last), BATCH_WINDOWS):
@@ -181,14 +186,22 @@ class Learner:
             labels = make_labels(material, index, index >= 0, everything, material.checked)
             early = torch.from_numpy(data.order[index] < material.learn_until)  # chosen for having a late next event
             labels.goal[early], labels.churn[early] = -1, -1
-            for name, (total, count) in losses(
-                self.model, self.model(batch, last=True), batch, labels.to(self.device)
-            ).items():
-                sums[name][0] += float(total)
-                sums[name][1] += count
+            parts = losses(self.model, self.model(batch, last=True), batch, labels.to(self.device))
+            sums += sums_of(parts)
             self.report(Progress("validate", begin + len(some), len(last)))
-        means = {name: total / count for name, (total, count) in sums.items() if count}
-        return {"loss": sum(WEIGHTS[name] * mean for name, mean in means.items()), **means}
+        return means(sums)
+
+
+def sums_of(parts: dict[str, tuple[Tensor, int]]) -> Tensor:
+    """Loss and number of positions of each head in the order of `WEIGHTS`, [heads, 2] on the CPU."""
+    totals = torch.stack([parts[name][0].detach().double() for name in WEIGHTS]).cpu()
+    return torch.stack((totals, torch.tensor([parts[name][1] for name in WEIGHTS])), dim=1)
+
+
+def means(sums: Tensor) -> dict[str, float]:
+    """Mean losses of the heads that had a position; "loss" is their weighted sum."""
+    found = {name: total / count for name, (total, count) in zip(WEIGHTS, sums.tolist(), strict=True) if count}
+    return {"loss": sum(WEIGHTS[name] * mean for name, mean in found.items()), **found}
 
 
 def schedule(share: float, warmup: float) -> float:

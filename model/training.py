@@ -1,7 +1,7 @@
 """A table of events in, a published model out.
 
 Two passes. The first learns from all but the last part of the training range and finds, on that last part, when to stop
-and how good the model is. The second learns again from the whole range, as long as the first one found best: what is
+and how good the model is, and how its probabilities are to be calibrated. The second learns again from the whole range, as long as the first one found best: what is
 newest matters most for what comes next. With a time budget there is only the first pass. Progress goes to a callback;
 nothing is printed.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,15 +23,16 @@ import torch
 from torch import Tensor
 
 from model import artifact
-from model.artifact import Artifact, ArtifactError, Golden, Manifest, TrainingRange
+from model.artifact import Artifact, ArtifactError, Compared, Epoch, Golden, Manifest, TrainingRange
+from model.calibration import Calibration, fit_behaviors, fit_question
 from model.config import PRESETS, NextMoveConfig
 from model.engine import GOLDEN_TOP_K, Engine, choose_device
 from model.evaluation import EvaluationError, evaluate
-from model.learner import Learner, Progress, Recipe
+from model.learner import VALIDATION_WINDOWS, Learner, Progress, Recipe
 from model.material import Material, default_horizons, prepare
 from model.network import NextMoveModel
 from model.sequences import FrameError, Sequences, sequences, usable, window_list
-from model.targets import Horizons
+from model.targets import Horizons, Ints
 from model.vocabulary import VocabularyError
 from model.window import WindowRule
 
@@ -38,6 +40,7 @@ __all__ = ["Progress", "TrainResult", "TrainingError", "train"]
 
 GOLDEN_WINDOWS = 8
 LEARNING = 0.8  # of a time budget; the rest is for validating and saving
+CALIBRATED = {"behavior": "next_behaviors", "purchase": "purchase_probability", "churn": "churn_probability"}
 MANIFEST_MEASURES = (
     "item NDCG@10",
     "item HR@10",
@@ -170,17 +173,31 @@ def _train(frame: pl.DataFrame, order: Order, out: Path, report: Callable[[Progr
     validates = made.learn_until < len(data)
     epochs, losses = first.run(stop_after=None if validates else order.recipe.epochs)
     metrics = {_title(name): value for name, value in losses.items()}
-    parts = assemble(first, order, epochs, metrics)
-    metrics |= measure(parts, frame, made.learn_until / len(data))
+    parts = assemble(first, order, epochs)
+    parts = _noted(parts, calibration=calibrate(parts, made) if validates else None)
+    compared = measure(parts, frame, made.learn_until / len(data))
+    metrics |= {f"validation {name}": compared[name].value for name in MANIFEST_MEASURES if name in compared}
+    noted = {"calibration": parts.manifest.calibration, "compared": compared, "metrics": metrics}
+    curve = _curve(first)
     if order.budget_s is None and validates:
         made = prepare(data, len(data), order.behaviors, order.goal, order.rule, made.horizons)
         second = _learner(made, order, report, "refit")
-        parts = assemble(second, order, second.run(stop_after=epochs)[0], metrics)
-    parts = msgspec.structs.replace(parts, manifest=msgspec.structs.replace(parts.manifest, metrics=metrics))
+        parts = assemble(second, order, second.run(stop_after=epochs)[0])
+        curve += _curve(second)
+    parts = _noted(parts, **noted, curve=curve)
     report(Progress("save", 0, 1))
     published = artifact.publish(out, with_golden(parts, made))
     report(Progress("save", 1, 1))
     return published
+
+
+def _noted(parts: Artifact, **fields: Any) -> Artifact:
+    """The same parts with more in the manifest."""
+    return msgspec.structs.replace(parts, manifest=msgspec.structs.replace(parts.manifest, **fields))
+
+
+def _curve(learner: Learner) -> list[Epoch]:
+    return [Epoch(learner.phase, number, *found) for number, found in enumerate(learner.curve, start=1)]
 
 
 def _first_material(data: Sequences, order: Order) -> Material:
@@ -237,8 +254,8 @@ def log_share(rows: np.ndarray, first: int, total: int) -> Tensor:
     return torch.log(torch.from_numpy(counts / counts.sum())).float()
 
 
-def assemble(learner: Learner, order: Order, epochs: int, metrics: dict[str, float]) -> Artifact:
-    """The parts of an artefact, without golden answers; raises TrainingError where no epoch ended with a number."""
+def assemble(learner: Learner, order: Order, epochs: int) -> Artifact:
+    """The parts of an artefact, without golden answers and figures; raises TrainingError where no epoch ended with a number."""
     if epochs == 0:
         raise TrainingError("training diverged: the loss is not a number")
     material = learner.material
@@ -261,22 +278,60 @@ def assemble(learner: Learner, order: Order, epochs: int, metrics: dict[str, flo
             seed=order.seed,
             epochs=epochs,
         ),
-        metrics=metrics,
+        metrics={},
         popular_items=material.vocabulary.popular_items(),
         golden=[],
     )
     return Artifact(learner.model.eval(), material.vocabulary, manifest)
 
 
-def measure(parts: Artifact, frame: pl.DataFrame, split: float) -> dict[str, float]:
-    """What the manifest tells of quality on the validation part; empty where there is none."""
+def calibrate(parts: Artifact, material: Material) -> Calibration:
+    """Fitted on what the weights did not learn, a sample of it where there is much."""
+    engine = Engine(parts, device=parts.model.device.type, top_k=1)
+    fitted: dict[str, Any] = {}
+    effects = {}
+    for name, (places, answers) in held_out(material).items():
+        if len(places):
+            sample = np.linspace(0, len(places) - 1, min(len(places), VALIDATION_WINDOWS), dtype=np.int64)
+            at = places[sample]
+            said = engine.predict(window_list(material.data, at.tolist(), material.rule))
+            told = np.array([getattr(one, CALIBRATED[name]) for one in said])
+            if name == "behavior":
+                fitted["behavior_temperature"], effects[name] = fit_behaviors(told, answers[at])
+            else:
+                fitted[name], effects[name] = fit_question(told, answers[at])
+    return Calibration(**fitted, effects=effects)
+
+
+def held_out(material: Material) -> dict[str, tuple[Ints, Any]]:
+    """By head the events, and the answers [N]: next behaviours of the validation part, and horizons that end in it.
+
+    Events with such a horizon may themselves lie in the learning part, at whose end their answers were not known.
+    """
+    learned, checked, data = material.learned, material.checked, material.data
+    classes = material.columns.behavior_rows[checked.next] - material.vocabulary.behaviors.first
+    late = (checked.next >= 0) & (data.order[checked.next] >= material.learn_until) & (classes >= 0)
+    return {
+        "behavior": (np.flatnonzero(late), classes),
+        "purchase": (np.flatnonzero(checked.goal_known & ~learned.goal_known), checked.goal),
+        "churn": (np.flatnonzero(checked.churn_known & ~learned.churn_known), checked.churn),
+    }
+
+
+def measure(parts: Artifact, frame: pl.DataFrame, split: float) -> dict[str, Compared]:
+    """How good the model is on the validation part; empty where there is none."""
     if split >= 1:
         return {}
     try:
-        found = evaluate(Engine(parts, device=parts.model.device.type), frame, split=split, k=(1, 10)).scores["model"]
+        found = evaluate(Engine(parts, device=parts.model.device.type), frame, split=split, k=(1, 10))
     except EvaluationError:
         return {}
-    return {f"validation {name}": found[name] for name in MANIFEST_MEASURES if name in found}
+    compared = {}
+    for name, value in found.scores["model"].items():
+        best, interval = found.against_best.get(name), found.intervals["model"].get(name)
+        beside = (best.baseline, found.scores[best.baseline][name], best.verdict) if best else ()
+        compared[name] = Compared(value, interval, *beside)
+    return compared
 
 
 def with_golden(parts: Artifact, material: Material) -> Artifact:
