@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from model.calibration import Calibration
+from model.card import card
 from model.config import NextMoveConfig
 from model.forecast import Forecast
 from model.network import NextMoveModel
@@ -265,24 +266,3 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # likewise
-
-
-def card(manifest: Manifest) -> str:
-    """The model card."""
-    hours = manifest.goal_horizon_ms / 3_600_000, manifest.churn_horizon_ms / 3_600_000
-    trained = manifest.training
-    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(manifest.metrics.items()))
-    return (
-        "# NextMove model\n\n"
-        f"A causal Transformer (preset `{trained.preset}`, seed {trained.seed}) that predicts a user's next event.\n\n"
-        f"- learned from {trained.events} events of {trained.users} users, {trained.from_ms} … {trained.until_ms} (ms UTC)\n"
-        f"- behaviours: {', '.join(manifest.behaviors)}; goal: {manifest.goal} within {hours[0]:g} h\n"
-        f"- churn: no event within {hours[1]:g} h\n"
-        f"- window: the last {manifest.window.events} events, not older than {manifest.window.age_ms / 86_400_000:g} days\n\n"
-        "## Validation (the last part of the training range)\n\n"
-        f"| measure | |\n|---|---|\n{scores}\n\n"
-        "## Limits\n\n"
-        "Probabilities describe the log it learned from; a shop that changes needs a new model. Items that are not in the\n"
-        "vocabulary can be predicted only while they are in the user's window. Times to the next event are learned from\n"
-        "events that had a next one, so long absences are underestimated.\n"
-    )

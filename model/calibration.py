@@ -42,7 +42,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Effect(msgspec.Struct, frozen=True):
-    """What fitting one head did, on the events that it was fitted on."""
+    """What calibration does to one head on some events."""
 
     events: int
     log_loss: tuple[float, float]  # before, after
@@ -55,7 +55,7 @@ class Calibration(msgspec.Struct, frozen=True):
     behavior_temperature: float = 1.0
     purchase: Line = Line()
     churn: Line = Line()
-    effects: dict[str, Effect] = {}  # head → effect
+    effects: dict[str, Effect] = {}  # head → effect on the events that it was fitted on
 
 
 def temperature(probabilities: Floats, actual: Ints) -> float:
@@ -95,18 +95,26 @@ def line(probability: Floats, happened: Bools) -> Line:
 def fit_behaviors(probabilities: Floats, actual: Ints) -> tuple[float, Effect]:
     """A temperature and what it does; probabilities [E, C], actual [E], E > 0."""
     found = temperature(probabilities, actual)
-    told = [(each, each.argmax(1) == actual) for each in (probabilities, heated(probabilities, found))]
-    losses = [measures.log_loss(each, actual) for each, _ in told]
-    errors = [measures.calibration_error(each.max(1), correct) for each, correct in told]
-    return found, _effect(len(actual), losses, errors)
+    return found, effect_on_choice((probabilities, heated(probabilities, found)), actual)
 
 
 def fit_question(probability: Floats, happened: Bools) -> tuple[Line, Effect]:
     """A line and what it does; probability [E], happened [E], E > 0."""
     found = line(probability, happened)
-    told = (probability, found.applied(probability))
+    return found, effect_on_question((probability, found.applied(probability)), happened)
+
+
+def effect_on_choice(told: tuple[Floats, Floats], actual: Ints) -> Effect:
+    """Of probabilities [E, C] before and after."""
+    losses = [measures.log_loss(each, actual) for each in told]
+    errors = [measures.calibration_error(each.max(1), each.argmax(1) == actual) for each in told]
+    return _effect(len(actual), losses, errors)
+
+
+def effect_on_question(told: tuple[Floats, Floats], happened: Bools) -> Effect:
+    """Of probabilities [E] before and after."""
     losses = [measures.binary_log_loss(each, happened) for each in told]
-    return found, _effect(len(happened), losses, [measures.calibration_error(each, happened) for each in told])
+    return _effect(len(happened), losses, [measures.calibration_error(each, happened) for each in told])
 
 
 def _effect(events: int, losses: Sequence[Measure], errors: Sequence[Measure]) -> Effect:

@@ -19,7 +19,7 @@ from model.window import DAY_MS
 
 BATCH = 4096  # windows between two reports
 WEEK_MS = 7 * DAY_MS
-DECAY_EVENTS = 2000  # the newest of the training part, on which the decay of frequency is chosen
+DECAY_EVENTS = 1000  # the newest of the training part, on which the decay of frequency is chosen
 BASELINES = {
     "popularity": "the most frequent of the training part, for everyone",
     "weekly popularity": "the most frequent of the training part's last seven days",

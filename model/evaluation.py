@@ -17,13 +17,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from model.calibration import Effect
 from model.contenders import Forecasts, ask, questions
 from model.engine import Engine
 from model.exam import EvaluationError, Exam, Protocol, by_time, set_exam
 from model.intervals import Difference, Resamples, difference
-from model.measures import Floats
-from model.questions import higher_is_better
+from model.measures import Floats, Ints
+from model.questions import Choice, Confusion, Question, Ranking, higher_is_better
+from model.reliability import Bin, effects, reliability
 from model.sequences import sequences
+from model.slices import Slice, slices
 
 __all__ = ["Evaluation", "EvaluationError", "evaluate", "mark"]
 
@@ -53,6 +56,11 @@ class Evaluation:
     scores: dict[str, dict[str, float]]  # contender → measure → value; "model" is the first
     intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)  # likewise, where there are enough users
     against_best: dict[str, Difference] = field(default_factory=dict)  # measure → model minus the best baseline
+    classes: dict[str, dict[str, Figure]] = field(default_factory=dict)  # behaviour → measure → of the model
+    confusion: Confusion | None = None
+    reliability: dict[str, list[Bin]] = field(default_factory=dict)  # head → bins that hold events
+    calibration: dict[str, Effect] = field(default_factory=dict)  # head → what calibration does on these events
+    slices: dict[str, list[Slice]] = field(default_factory=dict)  # "item" and "category" → slices
 
     def to_dict(self) -> dict[str, object]:
         """Ready for JSON."""
@@ -104,26 +112,15 @@ def mark(
     seed: int = 0,
 ) -> Evaluation:
     """Measures answers to an exam; the seed is that of the draws of users."""
-    data = exam.data
-    users = np.unique(data.users[exam.test])
-    draws, person = Resamples(len(users), seed=seed), np.searchsorted(users, data.users)
+    users = np.unique(exam.data.users[exam.test])
+    draws, person = Resamples(len(users), seed=seed), np.searchsorted(users, exam.data.users)
     asked = questions(engine, exam, forecasts, k)
-    figures: Figures = {"model": {}}
-    for question in asked:
-        who_is = person[question.at]
-        for who, name, measure in question.measured():
-            found = draws.figures(measure, who_is)
-            if np.isfinite(found[0]):
-                figures.setdefault(who, {})[name] = found
-    training, times = engine.manifest.training, data.times_ms[exam.test]
+    figures = _figures(asked, draws, person)
+    times = exam.data.times_ms[exam.test]
+    choices = [one for one in asked if isinstance(one, Choice)]
     return Evaluation(
         model_version=engine.version,
-        protocol=replace(
-            protocol or Protocol(),
-            split=exam.split,
-            validation="the last part of the training range",
-            seed=f"{training.seed} of the training, {seed} of the draws of users",
-        ),
+        protocol=told(engine, exam, protocol or Protocol(), seed),
         test_events=int(exam.test.sum()),
         cold_events=len(exam.cold),
         users=len(users),
@@ -132,7 +129,44 @@ def mark(
         scores={who: {name: float(found[0]) for name, found in own.items()} for who, own in figures.items()},
         intervals=_intervals(draws, figures),
         against_best=_against_best(draws, figures),
+        classes=_classes(choices, draws, person),
+        confusion=choices[0].confusion() if choices else None,
+        reliability=reliability(asked),
+        calibration={} if engine.manifest.calibration is None else effects(asked, engine.calibration),
+        slices={one.name: slices(exam, one, draws, person) for one in asked if isinstance(one, Ranking)},
     )
+
+
+def told(engine: Engine, exam: Exam, protocol: Protocol, seed: int) -> Protocol:
+    """The protocol of a report, completed by what the model and the exam know."""
+    calibrated = "" if engine.manifest.calibration is None else ", which also calibrated the probabilities"
+    return replace(
+        protocol,
+        split=exam.split,
+        validation=f"the last part of the training range decided when to stop{calibrated}",
+        seed=f"{engine.manifest.training.seed} of the training, {seed} of the draws of users",
+    )
+
+
+def _figures(asked: Sequence[Question], draws: Resamples, person: Ints) -> Figures:
+    """Every measure that is defined; person [N] numbers the users of the draws."""
+    figures: Figures = {"model": {}}
+    for question in asked:
+        for who, name, measure in question.measured():
+            found = draws.figures(measure, person[question.at])
+            if np.isfinite(found[0]):
+                figures.setdefault(who, {})[name] = found
+    return figures
+
+
+def _classes(choices: Sequence[Choice], draws: Resamples, person: Ints) -> dict[str, dict[str, Figure]]:
+    found: dict[str, dict[str, Figure]] = {}
+    for choice in choices:
+        for behavior, name, measure in choice.by_class():
+            figures = draws.figures(measure, person[choice.at])
+            if np.isfinite(figures[0]):
+                found.setdefault(behavior, {})[name] = Figure(float(figures[0]), draws.interval(figures))
+    return found
 
 
 def _intervals(draws: Resamples, figures: Figures) -> dict[str, dict[str, Interval]]:

@@ -25,19 +25,24 @@ class Resamples:
 
     def __init__(self, users: int, *, seed: int = 0, count: int = RESAMPLES) -> None:
         random = np.random.default_rng(seed)
-        self.users = users
         self.weights = np.ones((1 + count, users), np.uint8)  # how often each is drawn; row 0: everyone once
         for row in range(1, 1 + count):
             self.weights[row] = np.bincount(random.integers(0, users, users), minlength=users)
 
     def figures(self, measure: Measure, users: Ints) -> Floats:
-        """The figure, then the same with each draw of users, [1 + R]; users [E] numbers of the users of the events."""
-        return measure.over(self.weights, users)
+        """The figure, then the same with each draw of users, [1 + R]; users [E] numbers of the users of the events.
+
+        With events of few users the draws are NaN.
+        """
+        if len(np.unique(users)) >= MIN_USERS:
+            return measure.over(self.weights, users)
+        alone = measure.over(self.weights[:1], users)
+        return np.append(alone, np.full(len(self.weights) - 1, np.nan))
 
     def interval(self, figures: Floats) -> tuple[float, float] | None:
-        """Where the figure would lie with 95 % of the draws; None with few users, or where too often undefined."""
+        """Where the figure lies with 95 % of the draws; None where it is undefined with half of them."""
         drawn = figures[1:][np.isfinite(figures[1:])]
-        if self.users < MIN_USERS or len(drawn) < len(figures) / 2:
+        if len(drawn) < len(figures) / 2:
             return None
         low, high = np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
         return low, high

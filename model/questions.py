@@ -66,6 +66,14 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
+class Confusion:
+    """Events by what came (rows) and what was said (columns)."""
+
+    classes: list[str]
+    events: list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """Which behaviour comes next."""
 
@@ -98,12 +106,12 @@ class Choice:
             yield name, "F1", measures.f1(said, self.actual, number)
             yield name, "AUC", Auc(given[:, number], self.actual == number)
 
-    def confusion(self) -> list[list[int]]:
-        """Events by what came (rows) and what the model said (columns)."""
+    def confusion(self) -> Confusion:
+        """Of the model."""
         count = len(self.classes)
         cells = self.actual * count + self.given["model"].argmax(1)
         table: list[list[int]] = np.bincount(cells, minlength=count * count).reshape(count, count).tolist()
-        return table
+        return Confusion(list(self.classes), table)
 
 
 @dataclass(frozen=True, slots=True)

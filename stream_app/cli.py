@@ -41,6 +41,7 @@ ModelDir = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="D
 Broker = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka; several separated by commas.")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Report = Annotated[Path | None, typer.Option(metavar="FILE", help="An .html page; the same as .json beside it.")]
 Since = Annotated[float, typer.Option(min=0, max=0.999, help="Leave out this share of the events, by time.")]
 
 
@@ -74,29 +75,40 @@ def train(
     split: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the events, by time, to learn from.")] = 0.8,
     seed: Annotated[int, typer.Option(help="The same seed and log give the same model.")] = 0,
     time_budget: Annotated[float | None, typer.Option(metavar="SECONDS", help="Stop learning after this time.")] = None,
+    report: Report = None,
     format_: LogFormat = "auto",
     mapping: Mapping = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn from logs and publish a model."""
+    """Learn from logs and publish a model; with --report, measure it on the events after the split as `evaluate` does."""
+    from model.artifact import ArtifactError
+    from model.evaluation import EvaluationError
+    from model.report import ReportError, check_place
     from model.training import TrainingError
     from stream_app.event_logs import LogError
-    from stream_app.learning import learn, training_bar
+    from stream_app.learning import examine, learn, training_bar, write_report
 
-    with _one_line(LogError, TrainingError), training_bar(notes, quiet=quiet) as progress:
-        events = _read(logs, format_, mapping)
-        result = learn(
-            events.frame, _behaviors(), out,
-            preset=preset, train_until=split, seed=seed, time_budget_s=time_budget, progress=progress,
-        )  # fmt: skip
+    with _one_line(ArtifactError, EvaluationError, LogError, ReportError, TrainingError):
+        if report is not None:
+            check_place(report)
+            if split == 1:
+                raise typer.BadParameter("--report needs events that are not learned from: a --split below 1")
+        with training_bar(notes, quiet=quiet) as progress:
+            events = _read(logs, format_, mapping)
+            result = learn(
+                events.frame, _behaviors(), out,
+                preset=preset, train_until=split, seed=seed, time_budget_s=time_budget, progress=progress,
+            )  # fmt: skip
+        if report is not None:
+            write_report(report, out, examine(out, events, split))
     if json:
         _print_json({**asdict(result), "directory": str(result.directory)})
     else:
         print(
             f"{result.directory}: model {result.version}, {result.events:,} events of {result.users:,} users, ", end=""
         )
-        print(f"best of epoch {result.epochs}, {result.seconds:.0f} s")
+        print(f"best of epoch {result.epochs}, {result.seconds:.0f} s" + (f"; {report}" if report else ""))
 
 
 @app.command()
@@ -104,19 +116,24 @@ def evaluate(
     model: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the model artefact.")],
     logs: Logs,
     split: Annotated[float, typer.Option(min=0, max=0.999, help="Test on the events after this share, by time.")] = 0.8,
+    report: Report = None,
     format_: LogFormat = "auto",
     mapping: Mapping = None,
     json: Json = False,
 ) -> None:
-    """Measure a model on the last part of a log, beside popularity, repeat and Markov on the same events."""
+    """Measure a model on the last part of a log, beside popularity, repeat, frequency and Markov on the same events."""
     from model.artifact import ArtifactError
     from model.evaluation import EvaluationError
-    from model.evaluation import evaluate as measure
+    from model.report import ReportError, check_place
     from stream_app.event_logs import LogError
-    from stream_app.learning import evaluation_table
+    from stream_app.learning import evaluation_table, examine, write_report
 
-    with _one_line(ArtifactError, EvaluationError, LogError):
-        evaluation = measure(model, _read(logs, format_, mapping).frame, split=split)
+    with _one_line(ArtifactError, EvaluationError, LogError, ReportError):
+        if report is not None:
+            check_place(report)
+        evaluation = examine(model, _read(logs, format_, mapping), split)
+        if report is not None:
+            write_report(report, model, evaluation)
     if json:
         _print_json(evaluation.to_dict())
     else:

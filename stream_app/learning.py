@@ -1,4 +1,4 @@
-"""Training and evaluation as the command line and the demo show them: progress bars and tables."""
+"""Training and evaluation as the command line and the demo show them: progress bars, tables and pages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from model import training
-from model.evaluation import Evaluation
+from model import report, training
+from model.artifact import read_manifest
+from model.evaluation import Evaluation, evaluate
+from model.exam import Protocol
 from model.training import TrainResult
 from stream_app.behaviors import Behaviors
+from stream_app.event_logs import EventLog
 
 Report = Callable[[training.Progress], None]
 
@@ -44,6 +47,17 @@ def learn(frame: pl.DataFrame, behaviors: Behaviors, out: Path, **options: Any) 
     present = set(frame["behavior"].unique())
     names = [name for name in behaviors.names if name in present or name == behaviors.goal]
     return training.train(frame, names, behaviors.goal, out, **options)
+
+
+def examine(directory: Path, log: EventLog, split: float) -> Evaluation:
+    """A model on the part of a log after the split. Raises ArtifactError, FrameError, or EvaluationError where there is none."""
+    protocol = Protocol().of_log(log.report.paths, log.report.dropped)
+    return evaluate(directory, log.frame, split=split, protocol=protocol)
+
+
+def write_report(path: Path, directory: Path, evaluation: Evaluation) -> tuple[Path, Path]:
+    """The page and the JSON about a model directory. Raises ArtifactError or ReportError."""
+    return report.write(path, evaluation, read_manifest(directory))
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
