@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from model.reliability import Bin
 
 INK, SOFT, GRID, MODEL, OTHER = (f"#00000{number}" for number in range(1, 6))  # stand-ins for:
 VARIABLES = {INK: "--ink", SOFT: "--soft", GRID: "--line", MODEL: "--model", OTHER: "--other"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 9.0, "axes.titlesize": 10.0, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GRID, "axes.labelcolor": SOFT,
     "axes.titlecolor": INK, "text.color": INK, "xtick.color": GRID, "ytick.color": GRID, "xtick.labelcolor": SOFT,
@@ -54,7 +56,7 @@ def curve(head: str, training: Mapping[int, float], validation: Mapping[int, flo
                 )
         if best is not None:
             axes.axvline(best, color=SOFT, linewidth=1, linestyle=":")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.locator_params(axis="y", nbins=5)
         axes.set_xlabel("epoch")
         axes.legend(frameon=False, fontsize=8, labelcolor=SOFT, loc="best")

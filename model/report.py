@@ -169,4 +169,4 @@ def _signed(value: float) -> str:
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.4f} – {interval[1]:.4f}".replace("-", "−")
+    return "–" if interval is None else f"{interval[0]:.4f} – {interval[1]:.4f}".replace("-", "−")
