@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model import artifact
 from model.artifact import Artifact, ArtifactError
+from model.calibration import Calibration
 from model.features import Batch, Columns, encode, pad
 from model.forecast import Category, Forecast, Item, difference
 from model.network import Heads, Mixture, NextMoveModel
@@ -67,6 +68,7 @@ class Engine:
         self.popular_items: list[str] = parts.manifest.popular_items
         self.top_k = top_k
         self.vocabulary: Vocabulary = parts.vocabulary
+        self.calibration: Calibration = parts.manifest.calibration or Calibration()
         self._model: NextMoveModel = parts.model.to(self.device).eval()  # type: ignore[arg-type]  # a str is a device
         names = self.vocabulary
         self._items = table(self._model.item_table(), names.items, names.item_counts)
@@ -123,13 +125,10 @@ class Engine:
         unknown = ~((batch.item_ids >= 0) & (batch.item_ids < self.vocabulary.items.rows)).any(1)  # [B]
         items = choose(heads.items, batch.item_ids, self._items, unknown, k)
         behaviors = self._behavior_with(heads, batch, items.ids)
-        numbers = [
-            items.probability,
-            heads.behaviors[:, 0],
-            heads.goal[:, 0],
-            heads.log_seconds[:, 0],
-            heads.churn[:, 0],
-        ]
+        mixes = heads.behaviors[:, 0].double() / self.calibration.behavior_temperature  # [B, behaviours]
+        goals = self.calibration.purchase.apply(heads.goal[:, 0].double())  # [B]
+        churns = self.calibration.churn.apply(heads.churn[:, 0].double())
+        numbers = [items.probability, mixes, goals, heads.log_seconds[:, 0], churns]
         listed_items = _named(items, self.vocabulary.items, columns.unknown_items)
         if self.vocabulary.has_categories:
             categories = choose(heads.categories, batch.category_ids, self._categories, None, k)
@@ -153,13 +152,13 @@ class Engine:
                 fallback="no_known_items" if cold else None,
             )
             for mix, some_items, some_behaviors, some_categories, goal, seconds, churn, cold in zip(
-                rounded(heads.behaviors[:, 0].double().softmax(-1)).tolist(),
+                rounded(mixes.softmax(-1)).tolist(),
                 listed_items,
                 behaviors.tolist(),
                 listed_categories,
-                rounded(heads.goal[:, 0].double().sigmoid()).tolist(),
+                rounded(goals.sigmoid()).tolist(),
                 heads.log_seconds[:, 0].double().clamp(max=30).expm1().clamp(min=0).round(decimals=6).tolist(),
-                rounded(heads.churn[:, 0].double().sigmoid()).tolist(),
+                rounded(churns.sigmoid()).tolist(),
                 unknown.tolist(),
                 strict=True,
             )

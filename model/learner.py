@@ -116,6 +116,8 @@ class Learner:
         self.keep = keep
         self.keep_every_s, self.kept = keep_every_s, time.monotonic()
         self.random = np.random.default_rng(seed)
+        self.curve: list[tuple[dict[str, float], dict[str, float]]] = []  # per epoch: training and validation losses
+        self.sums = torch.zeros(len(WEIGHTS), 2, dtype=torch.float64)  # by head, of this process and epoch so far
         self.learns = material.learning()
         wanted = int(self.learns.sum()) // STEPS
         self.positions = recipe.positions or min(MAX_POSITIONS, max(MIN_POSITIONS, wanted))
@@ -136,7 +138,9 @@ class Learner:
         while course.epoch < (stop_after or self.recipe.epochs) and not course.ended:
             if not math.isfinite(self.epoch()):
                 break
-            self._judge(self.validate(checked) if len(checked) else {"loss": -float(course.epoch + 1)})
+            found = self.validate(checked) if len(checked) else {"loss": -float(course.epoch + 1)}
+            self.curve.append((means(self.group.add(self.sums.clone())), found if len(checked) else {}))
+            self._judge(found)
             self.snapshot()
         if not self.best:
             return 0, {}
@@ -157,6 +161,8 @@ class Learner:
     def epoch(self) -> float:
         """Every chunk once, or until the budget is over; returns the last loss. Batches that are over are left out."""
         self.model.train()
+        if self.course.batch == 0:
+            self.sums.zero_()
         batches = self.batches(int(self.random.integers(1 << 30)))
         for starts, lengths, begins in islice(batches, self.course.batch, None):
             self.course.loss = self.step(starts, lengths, begins)
@@ -182,12 +188,14 @@ class Learner:
             tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
         generators = self.group.collect(_generators(self.device))
         tensors |= {f"generators.{rank}": value for rank, value in enumerate(generators)}
+        tensors |= {f"sums.{rank}": value for rank, value in enumerate(self.group.collect(self.sums))}
         elapsed = time.monotonic() - self.clock.begun
         state = {
             "course": asdict(self.course),
             "step": self.clock.step,
             "elapsed_s": elapsed,
             "random": self.epoch_begun,
+            "curve": self.curve,
         }
         self.keep(Checkpoint({name: value.cpu().clone() for name, value in tensors.items()}, state))
         self.kept = time.monotonic()
@@ -203,6 +211,8 @@ class Learner:
             moments.setdefault(int(number), {})[moment] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.course = Course(**state["course"])
+        self.curve = [(training, validation) for training, validation in state["curve"]]
+        self.sums = tensors[f"sums.{self.group.rank}"].clone()
         self.clock.step, self.clock.begun = state["step"], time.monotonic() - state["elapsed_s"]
         self.random.bit_generator.state = self.epoch_begun = state["random"]
         _set_generators(tensors[f"generators.{self.group.rank}"], self.device)
@@ -251,6 +261,7 @@ class Learner:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
             heads = self.model(batch)
         parts = losses(self.model, widened(heads) if self.recipe.bf16 else heads, batch, labels)
+        self.sums += sums_of(parts)
         counts = self.group.add(torch.tensor([count for _, count in parts.values()])).clamp(min=1).tolist()
         terms = zip(parts.items(), counts, strict=True)
         return torch.stack([WEIGHTS[name] * total / count for (name, (total, _)), count in terms]).sum()
@@ -267,7 +278,7 @@ class Learner:
         """Mean losses, each event predicted from its own window as in serving; "loss" is their weighted sum."""
         material, data = self.material, self.material.data
         last = last[self.group.rank :: self.group.size]
-        sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in WEIGHTS}
+        sums = torch.zeros(len(WEIGHTS), 2, dtype=torch.float64)
         everything = np.ones(len(data), np.bool_)
         self.model.eval()
         for begin in range(0, len(last), BATCH_WINDOWS):
@@ -279,15 +290,22 @@ class Learner:
             labels = make_labels(material, index, index >= 0, everything, material.checked)
             early = torch.from_numpy(data.order[index] < material.learn_until)  # chosen for having a late next event
             labels.goal[early], labels.churn[early] = -1, -1
-            for name, (total, count) in losses(
-                self.model, self.model(batch, last=True), batch, labels.to(self.device)
-            ).items():
-                sums[name][0] += float(total)
-                sums[name][1] += count
+            parts = losses(self.model, self.model(batch, last=True), batch, labels.to(self.device))
+            sums += sums_of(parts)
             self.report(Progress("validate", begin + len(some), len(last)))
-        whole = self.group.add(torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
-        means = {name: total / count for name, (total, count) in zip(sums, whole, strict=True) if count}
-        return {"loss": sum(WEIGHTS[name] * mean for name, mean in means.items()), **means}
+        return means(self.group.add(sums))
+
+
+def sums_of(parts: dict[str, tuple[Tensor, int]]) -> Tensor:
+    """Loss and number of positions of each head in the order of `WEIGHTS`, [heads, 2] on the CPU."""
+    totals = torch.stack([parts[name][0].detach().double() for name in WEIGHTS]).cpu()
+    return torch.stack((totals, torch.tensor([parts[name][1] for name in WEIGHTS])), dim=1)
+
+
+def means(sums: Tensor) -> dict[str, float]:
+    """Mean losses of the heads that had a position; "loss" is their weighted sum."""
+    found = {name: total / count for name, (total, count) in zip(WEIGHTS, sums.tolist(), strict=True) if count}
+    return {"loss": sum(WEIGHTS[name] * mean for name, mean in found.items()), **found}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

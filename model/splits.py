@@ -43,7 +43,8 @@ Split = Callable[[Sequences], Fold]
 def by_share(data: Sequences, share: float) -> Fold:
     """The first `share` of the events by time is learned from, the rest is tested; ties in the order of the log."""
     train = data.order < int(len(data) * share)
-    return Fold(f"after {share:g} of the events", train, _nothing(data), ~train, forward=True)
+    name = f"by global time: learned from the first {share * 100:g} % of the events, asked on the rest"
+    return Fold(name, train, _nothing(data), ~train, forward=True)
 
 
 def by_time(data: Sequences, at_ms: int) -> Fold:

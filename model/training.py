@@ -1,9 +1,10 @@
 """A table of events in, a published model out.
 
-Two passes. The first learns from all but the last part of the training range and finds, on that last part, when to stop
-and how good the model is. The second learns again from the whole range, as long as the first one found best: what is
-newest matters most for what comes next. With a time budget there is only the first pass. Progress goes to a callback;
-nothing is printed. With a directory for checkpoints a training that was killed goes on where it was.
+Two passes. The first learns from all but the last part of the training range and finds, on that last part, when to stop,
+how good the model is, and how its probabilities are to be calibrated. The second learns again from the whole range, as
+long as the first one found best: what is newest matters most for what comes next. With a time budget there is only the
+first pass. Progress goes to a callback; nothing is printed. With a directory for checkpoints a training that was killed
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ import torch
 from torch import Tensor
 
 from model import artifact
-from model.artifact import Artifact, ArtifactError, Golden, Manifest, TrainingRange
+from model.artifact import Artifact, ArtifactError, Epoch, Golden, Manifest, TrainingRange
 from model.checkpoint import CheckpointError
 from model.cleaning import Cleaning, CleaningReport, clean
 from model.config import PRESETS, NextMoveConfig
 from model.engine import GOLDEN_TOP_K, Engine, choose_device
-from model.evaluation import EvaluationError, evaluate
+from model.first_pass import MANIFEST_MEASURES, FirstPass, calibrate, measure
 from model.group import ALONE, Group, GroupError
 from model.learner import Keep, Learner, Progress, Recipe
 from model.material import Material, default_horizons, prepare
@@ -44,15 +45,6 @@ __all__ = ["Keeping", "Progress", "TrainResult", "TrainingError", "train"]
 
 GOLDEN_WINDOWS = 8
 LEARNING = 0.8  # of a time budget; the rest is for validating and saving
-MANIFEST_MEASURES = (
-    "item NDCG@10",
-    "item HR@10",
-    "category HR@1",
-    "behavior accuracy",
-    "behavior log-loss",
-    "purchase AUC",
-    "time pinball (log s)",
-)
 
 
 class TrainingError(Exception):
@@ -227,27 +219,53 @@ def _train(
     report(Progress("prepare", 1, 1))
     validates = made.learn_until < len(data)
     if saves.found is not None and saves.found.state["phase"] == "refit":
-        epochs, metrics = saves.found.state["epochs"], saves.found.state["metrics"]
+        found = msgspec.convert(saves.found.state["found"], FirstPass)
     else:
         budget_s = None if order.budget_s is None else max(1.0, LEARNING * order.budget_s - (time.monotonic() - begun))
         first = _learner(made, order, report, "train", saves.keeper(phase="train"), budget_s)
         saves.restore(first)
-        epochs, losses = first.run(stop_after=None if validates else order.recipe.epochs)
-        metrics = {_title(name): value for name, value in losses.items()}
-        parts = assemble(first, order, epochs, metrics)
-        metrics |= measure(parts, frame, made.learn_until / len(data)) if order.group.leads else {}
+        parts, found = _found(first, order, frame)
+    curve = found.curve
     if order.budget_s is None and validates:
         made = prepare(data, len(data), order.behaviors, order.goal, order.rule, made.horizons)
-        second = _learner(made, order, report, "refit", saves.keeper(phase="refit", epochs=epochs, metrics=metrics))
+        keep = saves.keeper(phase="refit", found=msgspec.to_builtins(found))
+        second = _learner(made, order, report, "refit", keep)
         saves.restore(second)
-        parts = assemble(second, order, second.run(stop_after=epochs)[0], metrics)
-    manifest = msgspec.structs.replace(parts.manifest, metrics=metrics, cleaning=cleaned)
-    parts = msgspec.structs.replace(parts, manifest=manifest)
+        parts = assemble(second, order, second.run(stop_after=found.epochs)[0])
+        curve = curve + _curve(second)
+    noted = {"metrics": found.metrics, "calibration": found.calibration, "compared": found.compared}
+    parts = _noted(parts, **noted, curve=curve, cleaning=cleaned)
     report(Progress("save", 0, 1))
     order.group.lead(lambda: artifact.publish(out, with_golden(parts, made)), ArtifactError)
     saves.clear()
     report(Progress("save", 1, 1))
     return artifact.read_manifest(out)
+
+
+def _found(first: Learner, order: Order, frame: pl.DataFrame) -> tuple[Artifact, FirstPass]:
+    """Runs the first pass; what it learned, calibrated, and what it found. The leader of a group measures for all."""
+    made = first.material
+    validates = made.learn_until < len(made.data)
+    epochs, losses = first.run(stop_after=None if validates else order.recipe.epochs)
+    metrics = {_title(name): value for name, value in losses.items()}
+    parts = assemble(first, order, epochs)
+    found = FirstPass(epochs, metrics, _curve(first))
+    if not (validates and order.group.leads):
+        return parts, found
+    calibration = calibrate(parts, made)
+    parts = _noted(parts, calibration=calibration)
+    compared = measure(parts, frame, made.learn_until / len(made.data))
+    metrics |= {f"validation {name}": compared[name].value for name in MANIFEST_MEASURES if name in compared}
+    return parts, msgspec.structs.replace(found, calibration=calibration, compared=compared, metrics=metrics)
+
+
+def _noted(parts: Artifact, **fields: Any) -> Artifact:
+    """The same parts with more in the manifest."""
+    return msgspec.structs.replace(parts, manifest=msgspec.structs.replace(parts.manifest, **fields))
+
+
+def _curve(learner: Learner) -> list[Epoch]:
+    return [Epoch(learner.phase, number, *found) for number, found in enumerate(learner.curve, start=1)]
 
 
 def _first_material(data: Sequences, order: Order) -> Material:
@@ -332,8 +350,8 @@ def log_share(rows: np.ndarray, first: int, total: int) -> Tensor:
     return torch.log(torch.from_numpy(counts / counts.sum())).float()
 
 
-def assemble(learner: Learner, order: Order, epochs: int, metrics: dict[str, float]) -> Artifact:
-    """The parts of an artefact, without golden answers; raises TrainingError where no epoch ended with a number."""
+def assemble(learner: Learner, order: Order, epochs: int) -> Artifact:
+    """The parts of an artefact, without golden answers and figures; raises TrainingError where no epoch ended with a number."""
     if epochs == 0:
         raise TrainingError("training diverged: the loss is not a number")
     material = learner.material
@@ -357,22 +375,11 @@ def assemble(learner: Learner, order: Order, epochs: int, metrics: dict[str, flo
             epochs=epochs,
             protocol=order.protocol,
         ),
-        metrics=metrics,
+        metrics={},
         popular_items=material.vocabulary.popular_items(),
         golden=[],
     )
     return Artifact(learner.model.eval(), material.vocabulary, manifest)
-
-
-def measure(parts: Artifact, frame: pl.DataFrame, split: float) -> dict[str, float]:
-    """What the manifest tells of quality on the validation part; empty where there is none."""
-    if split >= 1:
-        return {}
-    try:
-        found = evaluate(Engine(parts, device=parts.model.device.type), frame, split=split, k=(1, 10)).scores["model"]
-    except EvaluationError:
-        return {}
-    return {f"validation {name}": found[name] for name in MANIFEST_MEASURES if name in found}
 
 
 def with_golden(parts: Artifact, material: Material) -> Artifact:

@@ -45,6 +45,7 @@ Protocol = Annotated[
     Literal["time", "leave-one-out"],
     typer.Option(help="What is held out: the last part, or each user's last two events."),
 ]
+Report = Annotated[Path | None, typer.Option(metavar="FILE", help="An .html page; the same as .json beside it.")]
 Since = Annotated[float, typer.Option(min=0, max=0.999, help="Leave out this share of the events, by time.")]
 
 
@@ -91,32 +92,43 @@ def train(
     bf16: Annotated[
         bool, typer.Option(help="Compute in bfloat16 where that is enough, for GPUs that have it.")
     ] = False,
+    report: Report = None,
     format_: LogFormat = "auto",
     mapping: Mapping = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn from logs and publish a model; under torchrun, all of its processes learn one model together."""
+    """Learn from logs and publish a model; under torchrun, all of its processes learn one model together.
+
+    With --report, the model is measured on the events that were held out, as `evaluate` does.
+    """
+    from model.artifact import ArtifactError
     from model.cleaning import OFF, Cleaning
+    from model.evaluation import EvaluationError
     from model.group import joined
+    from model.report import ReportError, check_place
     from model.training import Keeping, TrainingError
     from stream_app.event_logs import LogError
-    from stream_app.learning import learn, training_bar
+    from stream_app.learning import examine, learn, training_bar, write_report
 
     rules = replace(Cleaning() if clean else OFF, rare_items=rare_items)
     keeping = None if checkpoint is None else Keeping(checkpoint, checkpoint_every)
-    with (
-        joined() as group,
-        _one_line(LogError, TrainingError, silent=not group.leads),
-        training_bar(notes, quiet=quiet or not group.leads) as progress,
-    ):
+    errors = (ArtifactError, EvaluationError, LogError, ReportError, TrainingError)
+    with joined() as group, _one_line(*errors, silent=not group.leads):
+        if report is not None:
+            check_place(report)
+            if protocol == "time" and split == 1:
+                raise typer.BadParameter("--report needs events that are not learned from: a --split below 1")
         notes.quiet = not group.leads
-        events = _read(logs, format_, mapping)
-        result = learn(
-            events.frame, _behaviors(), out,
-            preset=preset, train_until=split, seed=seed, time_budget_s=time_budget,
-            protocol=protocol, cleaning=rules, progress=progress, keeping=keeping, bf16=bf16, group=group,
-        )  # fmt: skip
+        with training_bar(notes, quiet=quiet or not group.leads) as progress:
+            events = _read(logs, format_, mapping)
+            result = learn(
+                events.frame, _behaviors(), out,
+                preset=preset, train_until=split, seed=seed, time_budget_s=time_budget,
+                protocol=protocol, cleaning=rules, progress=progress, keeping=keeping, bf16=bf16, group=group,
+            )  # fmt: skip
+        if report is not None and group.leads:
+            write_report(report, out, examine(out, events, protocol, split)[protocol])
     if not group.leads:
         return
     notes.print(f"cleaning: {result.cleaning.line() or 'nothing left out'}")
@@ -126,7 +138,7 @@ def train(
         print(
             f"{result.directory}: model {result.version}, {result.events:,} events of {result.users:,} users, ", end=""
         )
-        print(f"best of epoch {result.epochs}, {result.seconds:.0f} s")
+        print(f"best of epoch {result.epochs}, {result.seconds:.0f} s" + (f"; {report}" if report else ""))
 
 
 @app.command()
@@ -138,18 +150,26 @@ def evaluate(
         Literal["time", "leave-one-out", "daily"],
         typer.Option(help="Test what follows the split, each user's last event, or each day after the training."),
     ] = "time",
+    report: Report = None,
     format_: LogFormat = "auto",
     mapping: Mapping = None,
     json: Json = False,
 ) -> None:
-    """Measure a model on the last part of a log, beside popularity, repeat and Markov on the same events."""
-    from model.engine import ArtifactError, Engine
+    """Measure a model on the last part of a log, beside popularity, repeat, frequency and Markov on the same events."""
+    from model.artifact import ArtifactError
     from model.evaluation import EvaluationError
+    from model.report import ReportError, check_place
     from stream_app.event_logs import LogError
-    from stream_app.learning import evaluation_table, examine
+    from stream_app.learning import evaluation_table, examine, write_report
 
-    with _one_line(ArtifactError, EvaluationError, LogError):
-        found = examine(Engine.load(model), _read(logs, format_, mapping).frame, protocol, split)
+    with _one_line(ArtifactError, EvaluationError, LogError, ReportError):
+        if report is not None:
+            check_place(report)
+            if protocol == "daily":
+                raise typer.BadParameter("--report is one page: it goes with --protocol time or leave-one-out")
+        found = examine(model, _read(logs, format_, mapping), protocol, split)
+        if report is not None:
+            write_report(report, model, found[protocol])
     if json:
         documents = {name: evaluation.to_dict() for name, evaluation in found.items()}
         _print_json(documents if protocol == "daily" else documents[protocol])
