@@ -79,7 +79,7 @@ def _measured(manifest: Manifest) -> Iterator[str]:
     for name, value in sorted(manifest.metrics.items()):
         if name.removeprefix("validation ") not in manifest.compared:
             yield f"| {name} | {value:.4f} | | | |"
-    for name, one in manifest.compared.items():
+    for name, one in sorted(manifest.compared.items()):
         interval = f"{one.interval[0]:.4f} – {one.interval[1]:.4f}" if one.interval else ""
         best = f"{one.baseline} {one.baseline_value:.4f}" if one.baseline else ""
         yield f"| validation {name} | {one.value:.4f} | {interval} | {best} | {one.verdict or ''} |"
@@ -96,6 +96,6 @@ def _cleaned(report: CleaningReport) -> Iterator[str]:
 
 def _calibrated(manifest: Manifest) -> Iterator[str]:
     yield from ("| head | events | log-loss before → after | ECE before → after |", "|---|---|---|---|")
-    for head, one in manifest.calibration.effects.items() if manifest.calibration else ():
+    for head, one in sorted(manifest.calibration.effects.items()) if manifest.calibration else ():
         losses, errors = (f"{before:.4f} → {after:.4f}" for before, after in (one.log_loss, one.ece))
         yield f"| {head} | {one.events:,} | {losses} | {errors} |"

@@ -12,9 +12,10 @@ to the best baseline.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -66,7 +67,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, object]:
         """Ready for JSON."""
-        return asdict(self)
+        found: dict[str, object] = msgspec.to_builtins(self)
+        return found
 
     def rows(self) -> list[list[str]]:
         """A table: a heading, then one row per measure of the model beside the best baseline, "" where there is none."""
@@ -176,7 +178,8 @@ def _classes(choices: Sequence[Choice], draws: Resamples, person: Ints) -> dict[
 
 def _intervals(draws: Resamples, figures: Figures) -> dict[str, dict[str, Interval]]:
     found = {who: {name: draws.interval(one) for name, one in own.items()} for who, own in figures.items()}
-    return {who: {name: one for name, one in own.items() if one is not None} for who, own in found.items()}
+    kept = {who: {name: one for name, one in own.items() if one is not None} for who, own in found.items()}
+    return {who: own for who, own in kept.items() if own}
 
 
 def _against_best(draws: Resamples, figures: Figures) -> dict[str, Difference]:

@@ -82,7 +82,7 @@ def measure(parts: Artifact, frame: pl.DataFrame, split: float) -> dict[str, Com
         return {}
     compared = {}
     for name, value in found.scores["model"].items():
-        best, interval = found.against_best.get(name), found.intervals["model"].get(name)
+        best, interval = found.against_best.get(name), found.intervals.get("model", {}).get(name)
         beside = (best.baseline, found.scores[best.baseline][name], best.verdict) if best else ()
         compared[name] = Compared(value, interval, *beside)
     return compared

@@ -13,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
+
 from model.artifact import read_manifest
 from model.evaluation import Evaluation, evaluate
 from model.exam import Protocol
@@ -59,7 +61,7 @@ def measure(
     return {
         "metrics": _figures(found, "model"),
         "baselines": {who: _figures(found, who) for who in found.scores if who != "model"},
-        "against_best": {name: asdict(one) for name, one in found.against_best.items()},
+        "against_best": msgspec.to_builtins(found.against_best),
         "users": found.users,
         "events": found.test_events,
         "file": FILES[log],
