@@ -58,6 +58,7 @@ class TrainingRange(msgspec.Struct, frozen=True):
     preset: str
     seed: int
     epochs: int
+    backbone: str = "nextmove"
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -251,7 +252,8 @@ def card(manifest: Manifest) -> str:
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(manifest.metrics.items()))
     return (
         "# NextMove model\n\n"
-        f"A causal Transformer (preset `{trained.preset}`, seed {trained.seed}) that predicts a user's next event.\n\n"
+        "A network that predicts a user's next event "
+        f"(backbone `{trained.backbone}`, preset `{trained.preset}`, seed {trained.seed}).\n\n"
         f"- learned from {trained.events} events of {trained.users} users, {trained.from_ms} … {trained.until_ms} (ms UTC)\n"
         f"- behaviours: {', '.join(manifest.behaviors)}; goal: {manifest.goal} within {hours[0]:g} h\n"
         f"- churn: no event within {hours[1]:g} h\n"

@@ -19,15 +19,14 @@ import msgspec
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
 
 from model import artifact
 from model.artifact import Artifact, ArtifactError, Golden, Manifest, TrainingRange
-from model.config import PRESETS, NextMoveConfig
+from model.config import BACKBONES, PRESETS, NextMoveConfig
 from model.engine import GOLDEN_TOP_K, Engine, choose_device
 from model.evaluation import EvaluationError, evaluate
-from model.learner import Learner, Progress, Recipe
-from model.material import Material, default_horizons, prepare
+from model.learner import DENSE, RANKED, SPARSE, Learner, Progress, Recipe
+from model.material import Material, default_horizons, log_share, prepare
 from model.network import NextMoveModel
 from model.sequences import FrameError, Sequences, sequences, usable, window_list
 from model.targets import Horizons
@@ -73,12 +72,14 @@ class Order:
     behaviors: Sequence[str]
     goal: str
     preset: str
+    backbone: str
     seed: int
     rule: WindowRule
     horizons: Horizons | None
     validation: float
     budget_s: float | None
-    recipe: Recipe
+    epochs: int | None
+    recipe: Recipe | None
     device: str
 
 
@@ -89,11 +90,13 @@ def train(
     out: Path,
     *,
     preset: str = "small",
+    backbone: str = "nextmove",
     seed: int = 0,
     train_until: float = 0.8,
     validation: float = 0.1,
     time_budget_s: float | None = None,
     epochs: int | None = None,
+    recipe: Recipe | None = None,
     window: WindowRule | None = None,
     horizons: Horizons | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -105,28 +108,31 @@ def train(
     The last `validation` share of those decides when to stop; 0 means: learn all `epochs`. `time_budget_s` bounds the
     whole training, and the result then depends on the machine's speed; without it the same seed on the same machine
     gives the same model. `threads` is half the cores by default: the matrices are small, and threads that wait for
-    a core that others use cost more than they bring.
+    a core that others use cost more than they bring. The recipe is chosen by the log unless one is given.
     Raises TrainingError with one line.
     """
     begun = time.monotonic()
     report = progress or (lambda _: None)
     if preset not in PRESETS:
         raise TrainingError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+    if backbone not in BACKBONES:
+        raise TrainingError(f"no backbone {backbone!r}; there are {', '.join(BACKBONES)}")
     if not (0 < train_until <= 1 and 0 <= validation < 1):
         raise TrainingError(f"train_until must be in (0, 1] and validation in [0, 1), got {train_until}, {validation}")
     if epochs is not None and epochs < 1:
         raise TrainingError(f"epochs must be at least 1, got {epochs}")
-    recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
     try:
         order = Order(
             behaviors,
             goal,
             preset,
+            backbone,
             seed,
             window or WindowRule(),
             horizons,
             validation,
             time_budget_s,
+            epochs,
             recipe,
             choose_device(device),
         )
@@ -168,7 +174,7 @@ def _train(frame: pl.DataFrame, order: Order, out: Path, report: Callable[[Progr
     first = _learner(made, order, report, "train", budget_s)
     report(Progress("prepare", 1, 1))
     validates = made.learn_until < len(data)
-    epochs, losses = first.run(stop_after=None if validates else order.recipe.epochs)
+    epochs, losses = first.run(stop_after=None if validates else first.recipe.epochs)
     metrics = {_title(name): value for name, value in losses.items()}
     parts = assemble(first, order, epochs, metrics)
     metrics |= measure(parts, frame, made.learn_until / len(data))
@@ -197,15 +203,19 @@ def _learner(
     made: Material, order: Order, report: Callable[[Progress], None], phase: str, budget_s: float | None = None
 ) -> Learner:
     torch.manual_seed(order.seed)
-    model = new_model(made, order.preset)
-    return Learner(model, made, order.recipe, order.seed, report, budget_s=budget_s, device=order.device, phase=phase)
+    recipe = order.recipe or (DENSE if made.is_dense() else SPARSE)
+    recipe = recipe if order.epochs is None else replace(recipe, epochs=order.epochs)
+    model = new_model(made, order.preset, recipe, order.backbone)
+    return Learner(model, made, recipe, order.seed, report, budget_s=budget_s, device=order.device, phase=phase)
 
 
 def _title(name: str) -> str:
+    if name == RANKED:
+        return f"validation {RANKED}"
     return "validation loss" if name == "loss" else f"validation {name} loss"
 
 
-def new_model(material: Material, preset: str) -> NextMoveModel:
+def new_model(material: Material, preset: str, recipe: Recipe = SPARSE, backbone: str = "nextmove") -> NextMoveModel:
     """A network that begins with the frequencies of the log as its biases."""
     vocabulary = material.vocabulary
     config = NextMoveConfig(
@@ -216,10 +226,16 @@ def new_model(material: Material, preset: str) -> NextMoveModel:
         behavior_rows=vocabulary.behaviors.rows,
         behavior_first=vocabulary.behaviors.first,
         session_gap_ms=material.rule.session_gap_ms,
+        backbone=backbone,
+        positions=material.rule.events,
+        copy=material.repeats(),
+        dropout=recipe.dropout,
+        unknown_items=recipe.mask_items,
+        unknown_categories=recipe.mask_categories,
         **PRESETS[preset],
     )
     model = NextMoveModel(config)
-    inside = material.data.order < material.learn_until
+    inside = material.inside()
     with torch.no_grad():
         model.item_bias.copy_(log_share(material.item_rows[inside], config.item_first, config.item_rows))
         model.category_bias.copy_(
@@ -231,18 +247,12 @@ def new_model(material: Material, preset: str) -> NextMoveModel:
     return model
 
 
-def log_share(rows: np.ndarray, first: int, total: int) -> Tensor:
-    """Log frequency of class 0, "none of these", and of each known row, one half added to each count."""
-    counts = np.bincount(np.maximum(rows - first + 1, 0), minlength=total - first + 1) + 0.5
-    return torch.log(torch.from_numpy(counts / counts.sum())).float()
-
-
 def assemble(learner: Learner, order: Order, epochs: int, metrics: dict[str, float]) -> Artifact:
     """The parts of an artefact, without golden answers; raises TrainingError where no epoch ended with a number."""
     if epochs == 0:
         raise TrainingError("training diverged: the loss is not a number")
     material = learner.material
-    inside = material.data.order < material.learn_until
+    inside = material.inside()
     times = material.data.times_ms[inside]
     manifest = Manifest(
         schema=artifact.SCHEMA,
@@ -260,6 +270,7 @@ def assemble(learner: Learner, order: Order, epochs: int, metrics: dict[str, flo
             preset=order.preset,
             seed=order.seed,
             epochs=epochs,
+            backbone=order.backbone,
         ),
         metrics=metrics,
         popular_items=material.vocabulary.popular_items(),

@@ -71,6 +71,9 @@ def train(
     logs: Logs,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; replaced if it holds a model.")],
     preset: Annotated[str, typer.Option(help="The one dial: small, base or large.")] = "small",
+    backbone: Annotated[
+        str, typer.Option(help="nextmove, or to compare: gpt2, llama, bert, gru, lstm, rnn.")
+    ] = "nextmove",
     split: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the events, by time, to learn from.")] = 0.8,
     seed: Annotated[int, typer.Option(help="The same seed and log give the same model.")] = 0,
     time_budget: Annotated[float | None, typer.Option(metavar="SECONDS", help="Stop learning after this time.")] = None,
@@ -88,7 +91,7 @@ def train(
         events = _read(logs, format_, mapping)
         result = learn(
             events.frame, _behaviors(), out,
-            preset=preset, train_until=split, seed=seed, time_budget_s=time_budget, progress=progress,
+            preset=preset, backbone=backbone, train_until=split, seed=seed, time_budget_s=time_budget, progress=progress,
         )  # fmt: skip
     if json:
         _print_json({**asdict(result), "directory": str(result.directory)})

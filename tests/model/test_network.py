@@ -57,8 +57,10 @@ def outputs(heads, step):
     """Everything said at one position of the first window."""
     parts = [heads.behaviors, heads.goal[..., None], heads.churn[..., None], heads.log_seconds]
     for mixture in (heads.items, heads.categories):
-        parts += [mixture.query, mixture.log_catalogue[..., None], mixture.log_copy[..., None]]
-        parts += [mixture.pointer[..., : step + 1]]
+        parts.append(mixture.query)
+        if mixture.copied is not None:
+            parts += [mixture.copied.log_catalogue[..., None], mixture.copied.log_copy[..., None]]
+            parts.append(mixture.copied.pointer[..., : step + 1])
     return torch.cat([part[0, step] for part in parts])
 
 
@@ -97,7 +99,10 @@ def test_asking_only_at_the_end_gives_the_same_as_asking_everywhere(network, len
         torch.testing.assert_close(getattr(at_end, name)[:, 0], getattr(everywhere, name)[:, length - 1])
     for kind in ("items", "categories"):
         torch.testing.assert_close(
-            getattr(at_end, kind).pointer[:, 0], getattr(everywhere, kind).pointer[:, length - 1], atol=1e-5, rtol=1e-4
+            getattr(at_end, kind).copied.pointer[:, 0],
+            getattr(everywhere, kind).copied.pointer[:, length - 1],
+            atol=1e-5,
+            rtol=1e-4,
         )
 
 
@@ -108,7 +113,7 @@ def test_padding_changes_nothing(network):
 
 def test_the_pointer_points_at_the_last_occurrence_of_each_thing_once(network):
     window = Window(["a", "b", "a", None, "c"], ["view"] * 5, [None] * 5, [0, 1, 2, 3, 4])
-    pointer = read(network, [window], 6).items.pointer[0]
+    pointer = read(network, [window], 6).items.copied.pointer[0]
     assert (pointer[4] > FAR / 2).tolist() == [False, True, True, False, True, False]
     assert (pointer[1] > FAR / 2).tolist() == [True, True, False, False, False, False]
     assert pointer[4].exp().sum().item() == pytest.approx(1)
@@ -116,8 +121,8 @@ def test_the_pointer_points_at_the_last_occurrence_of_each_thing_once(network):
 
 def test_with_nothing_to_copy_all_goes_to_the_catalogue(network):
     heads = read(network, [Window([None], ["view"], [None], [0])], 2, last=True)
-    assert heads.items.log_catalogue.exp().item() == pytest.approx(1)
-    assert heads.items.log_copy.exp().item() == 0
+    assert heads.items.copied.log_catalogue.exp().item() == pytest.approx(1)
+    assert heads.items.copied.log_copy.exp().item() == 0
 
 
 def test_quantiles_of_time_never_cross(network):
