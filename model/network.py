@@ -13,8 +13,8 @@ Features:
 - catalogue logits are tied to the input embeddings, and an item's row shares its category's row
 - heads: next behaviour, behaviour given the item, goal within a horizon, time to next (monotone quantiles), churn
 
-What is said at an event depends on nothing after it. It knows nothing of names, files or losses. B batch, L positions, T query positions (all L, or the last one),
-D width, H heads, K heads of keys and values, F feed width, N catalogue size.
+What is said at an event depends on nothing after it. It knows nothing of names, files or losses. B batch, L positions,
+T query positions (all L, or the last one), D width, H heads, K heads of keys and values, F feed width, N catalogue.
 """
 
 from __future__ import annotations
@@ -118,9 +118,8 @@ class Block(nn.Module):
         mixed = self.dropout(self.mix(mixed.transpose(1, 2).flatten(2)))  # [B, T, D]
         y = y + torch.sigmoid(self.attention_gate(y)) * mixed
         wide, gate = self.widen(self.feed_norm(y)).chunk(2, dim=-1)  # [B, T, F] each
-        fed: Tensor = torch.sigmoid(self.feed_gate(y)) * self.dropout(self.narrow(F.silu(gate) * wide))
-        result: Tensor = y + fed  # [B, T, D]
-        return result
+        fed = self.dropout(self.narrow(F.silu(gate) * wide))  # [B, T, D]
+        return torch.addcmul(y, torch.sigmoid(self.feed_gate(y)), fed)
 
     def bias(self, length: int, relations: Relations | None, at: Tensor | None) -> Tensor:
         """Causal mask, what the distance adds, and what the relations add, [H, L, L] or [B, H, T, L]."""

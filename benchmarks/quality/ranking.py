@@ -37,7 +37,7 @@ class Ranker:
     @torch.inference_mode()
     def ranks(self, data: Sequences, asked: Ints) -> Ints:
         """The rank of each event `asked`, predicted from what its user did before it; none may be a first event."""
-        self.model.eval()
+        self.model.eval()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         columns = encode(data.whole(), self.vocabulary)
         first = self.vocabulary.items.first
         against = table(self.model.item_table(), self.vocabulary.items, self.vocabulary.item_counts)
