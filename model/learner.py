@@ -68,7 +68,7 @@ class Recipe:
 SPARSE = Recipe()
 DENSE = Recipe(
     weight_decay=0.1,
-    epochs=30,
+    epochs=24,
     patience=4,
     positions=8192,
     overlap=0.0,
