@@ -26,6 +26,7 @@ from model.window import Window, WindowRule
 __all__ = ["ArtifactError", "Engine", "Forecast"]
 
 BATCH = 128  # windows per pass: more would only leave the cache
+CELLS = 1 << 25  # scores per pass, 128 MB: fewer windows where the catalogue is long
 GOLDEN_TOP_K = 10
 GOLDEN_TOLERANCE = 1e-3  # between machines and devices; the same machine gives 1e-6
 
@@ -71,6 +72,7 @@ class Engine:
         names = self.vocabulary
         self._items = table(self._model.item_table(), names.items, names.item_counts)
         self._categories = table(self._model.category_table(), names.categories, names.category_counts)
+        self._batch = max(1, min(BATCH, CELLS // names.items.rows))
         self._widths = sorted({width for width in (4, 8, 16, 32, 64, 128, 256) if width < self.window.events})
 
     @classmethod
@@ -119,8 +121,8 @@ class Engine:
         answers: dict[int, Forecast] = {}
         for number, width in enumerate(widths.tolist()):
             members = np.flatnonzero(bucket == number)
-            for begin in range(0, len(members), BATCH):
-                some = members[begin : begin + BATCH]
+            for begin in range(0, len(members), self._batch):
+                some = members[begin : begin + self._batch]
                 batch = pad(columns, starts[some], lengths[some], width)
                 answers.update(zip(some.tolist(), self._pass(batch, columns, k), strict=True))
         return [answers[position] for position in range(len(windows))]
