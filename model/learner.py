@@ -26,6 +26,7 @@ from model.sequences import chunks
 from model.softmax import FULL
 
 VALIDATION_WINDOWS = 4096
+RANKED_WINDOWS = 8192  # a ranking is noisier than a loss
 STEPS = 128  # per epoch, within what a step can hold
 MIN_POSITIONS, MAX_POSITIONS = 256, 4096
 BATCH_WINDOWS = 256  # while validating
@@ -60,7 +61,7 @@ class Recipe:
     crop: float = 0.0  # share of the stretches that lose their oldest events
     reorder: float = 0.0  # share of the stretches with a shuffled part
     hidden: float = 0.2  # share of events that a backbone that looks both ways is not shown, and learns
-    bfloat16: bool = True  # products of the backbone: several times faster on a CPU that has them
+    bfloat16: bool = True  # products of the backbone while learning: several times faster on a CPU that has them
     best_by: str = "loss"  # on the validation part; or RANKED, where the ranking is what counts
 
 
@@ -146,6 +147,7 @@ class Learner:
                 state = copy.deepcopy(self.model.state_dict())
             if epoch - best_epoch >= self.recipe.patience or self.clock.share() >= 1:
                 break
+        self.model.narrow = False
         if not state:
             return 0, {}
         self.model.load_state_dict(state)
@@ -210,10 +212,13 @@ class Learner:
         return torch.from_numpy(hidden).to(self.device), learns & before
 
     def positions_to_check(self) -> Ints:
-        """Events that validate; a seeded sample where there are many."""
-        found = self.material.checking()
-        if len(found) > VALIDATION_WINDOWS:
-            found = np.sort(self.random.choice(found, VALIDATION_WINDOWS, replace=False))
+        """Events that validate; a seeded sample where there are many. A ranking asks only where something came next."""
+        found, most = self.material.checking(), VALIDATION_WINDOWS
+        if self.recipe.best_by == RANKED:
+            found = found[self.material.checked.next[found] >= 0]
+            most = RANKED_WINDOWS
+        if len(found) > most:
+            found = np.sort(self.random.choice(found, most, replace=False))
         return found
 
     @torch.inference_mode()

@@ -192,7 +192,7 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         self.goal_head = nn.Linear(width, 1)
         self.churn_head = nn.Linear(width, 1)
         self.time_head = nn.Linear(width, len(QUANTILES))
-        self.narrow = False  # products of the backbone in bfloat16, while training
+        self.narrow = False  # products of the backbone in bfloat16: for learning, never for answers
         self.item_categories: Tensor
         self.register_buffer("item_categories", torch.ones(config.item_rows, dtype=torch.int64))  # category rows
         self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
@@ -239,7 +239,7 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         The former is the input of the top block: it is computed at all positions, even where one alone is asked for.
         """
         keys, top = x, len(self.blocks) - 1
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.narrow and self.training):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.narrow):
             if self.peer is not None:
                 x = self.peer(x, batch.lengths, hidden)
                 return keys, x if at is None else pick(x, at)

@@ -29,6 +29,7 @@ def test_learning_lowers_the_loss_and_keeps_the_best_weights():
     learner = make_learner(epochs=6, positions=128)
     at_start = learner.validate(learner.positions_to_check())["loss"]
     epoch, metrics = learner.run()
+    assert not learner.model.narrow
     assert 1 <= epoch <= 6
     assert metrics["loss"] < at_start - 0.5
     again = make_learner(epochs=6, positions=128)

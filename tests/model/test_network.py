@@ -160,12 +160,11 @@ def test_what_bert_learns_is_nowhere_in_what_it_sees():
     torch.testing.assert_close(outputs(found[0], 3), outputs(found[1], 3), atol=1e-5, rtol=1e-4)
 
 
-def test_products_are_narrow_only_while_training(network):
-    window, model = random_window(6, 4), make_network(dropout=0.0, unknown_items=0.0, unknown_categories=0.0)
+def test_narrow_products_say_nearly_the_same():
+    window, model = random_window(6, 4), make_network()
     before = outputs(read(model, [window], 6), 5)
     model.narrow = True
-    torch.testing.assert_close(outputs(read(model, [window], 6), 5), before, atol=0, rtol=0)
-    narrow = outputs(read(model.train(), [window], 6), 5)
+    narrow = outputs(read(model, [window], 6), 5)
     assert not torch.equal(narrow, before)
     torch.testing.assert_close(narrow, before, atol=0.2, rtol=0.1)
 
