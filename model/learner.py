@@ -124,7 +124,7 @@ class Learner:
         self.positions = recipe.positions or min(MAX_POSITIONS, max(MIN_POSITIONS, wanted))
         self.clock = Clock(steps=recipe.epochs * len(list(self.batches(0))), budget_s=budget_s)
         self.model.narrow = recipe.bfloat16
-        self.weights = LossWeights().to(self.device)
+        self.weights = LossWeights(material.constant()).to(self.device)
         weights = [*groups(model, recipe.weight_decay), *groups(self.weights, 0.0)]
         self.optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate)
         self.log_share = shares(material).to(self.device) if len(material.vocabulary.items.names) > FULL else None

@@ -5,6 +5,7 @@ P learning positions out of B × L, N catalogue size.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 import torch
@@ -77,21 +78,27 @@ class LossWeights(nn.Module):
     """How much each head counts, learned beside the network (homoscedastic uncertainty: Kendall et al., CVPR 2018).
 
     The loss of head k is w · (e^-s · L + s) with a learned s, so that in the end each counts as w · log L: what is large
-    because it is hard counts less. The learned factor stays within `BOUND`, since a loss may reach 0.
+    because it is hard counts less. The learned factor stays within `BOUND`, since a loss may come near 0. A head whose
+    labels never vary counts next to nothing: its loss goes to 0 and its factor would grow, while the gradient of a pinball
+    loss does not shrink, and would drown all others.
     """
 
-    BOUND = 2.0  # of |s|
+    BOUND = 1.0  # of |s|
+    CONSTANT = 0.01  # weight of a head with one answer only: Adam teaches the head itself all the same
 
-    def __init__(self) -> None:
+    def __init__(self, constant: Collection[str] = ()) -> None:
         super().__init__()
+        self.constant = frozenset(constant)
         self.log_variance = nn.Parameter(torch.zeros(len(WEIGHTS)))
 
     def forward(self, parts: dict[str, tuple[Tensor, int]]) -> Tensor:
         """The sum over the heads that had something to learn; parts as `losses` gives them."""
         scales = self.BOUND * torch.tanh(self.log_variance / self.BOUND)
         terms = [
-            weight * (torch.exp(-scale) * total / count + scale)
-            for (weight, scale, (total, count)) in zip(WEIGHTS.values(), scales, parts.values(), strict=True)
+            self.CONSTANT * total / count
+            if name in self.constant
+            else WEIGHTS[name] * (total / count / scale.exp() + scale)
+            for scale, (name, (total, count)) in zip(scales, parts.items(), strict=True)
             if count
         ]
         return torch.stack(terms).sum() if terms else scales.sum() * 0

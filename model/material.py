@@ -63,6 +63,18 @@ class Material:
                 return True
         return False
 
+    def constant(self) -> set[str]:
+        """Names of the heads for which the learning part knows one answer only."""
+        learning, inside, ahead = self.learning(), self.inside(), self.learned
+        answers = {
+            "behavior": self.columns.behavior_rows[ahead.next[learning]],
+            "with_item": self.columns.behavior_rows[ahead.next[learning]],
+            "time": ahead.gap_ms[learning],
+            "goal": ahead.goal[inside & ahead.goal_known],
+            "churn": ahead.churn[inside & ahead.churn_known],
+        }
+        return {name for name, found in answers.items() if len(np.unique(found)) <= 1}
+
     def is_dense(self) -> bool:
         """Whether a known item is seen so often that its name can be learned."""
         known = self.vocabulary.item_counts

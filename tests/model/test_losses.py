@@ -73,15 +73,20 @@ def test_the_learned_factor_of_a_head_becomes_one_over_its_loss():
     optimizer = torch.optim.Adam(weights.parameters(), lr=0.05)
     for _ in range(500):
         optimizer.zero_grad()
-        weights(parts_of(item=3.0, churn=0.5, goal=0.0)).backward()
+        weights(parts_of(item=2.0, churn=0.5, goal=0.0)).backward()
         optimizer.step()
-    scales = dict(
-        zip(WEIGHTS, (LossWeights.BOUND * torch.tanh(weights.log_variance / LossWeights.BOUND)).tolist(), strict=True)
-    )
-    assert scales["item"] == pytest.approx(math.log(3.0), abs=0.02)
+    learned = LossWeights.BOUND * torch.tanh(weights.log_variance / LossWeights.BOUND)
+    scales = dict(zip(WEIGHTS, learned.tolist(), strict=True))
+    assert scales["item"] == pytest.approx(math.log(2.0), abs=0.02)
     assert scales["churn"] == pytest.approx(math.log(0.5), abs=0.02)
-    assert -LossWeights.BOUND <= scales["goal"] < -1.5  # nothing left to learn: bounded
+    assert -LossWeights.BOUND <= scales["goal"] < -0.9  # nothing left to learn: bounded
     assert scales["time"] == 0  # nothing to learn: left alone
+
+
+def test_a_head_that_knows_one_answer_only_counts_next_to_nothing():
+    weights = LossWeights({"time"})
+    loss = weights(parts_of(item=2.0, time=3.0))
+    assert loss.item() == pytest.approx(WEIGHTS["item"] * 2.0 + LossWeights.CONSTANT * 3.0)
 
 
 def test_with_nothing_to_learn_at_all_there_is_still_a_loss():

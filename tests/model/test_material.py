@@ -84,6 +84,15 @@ def test_whether_names_are_seen_often_enough_to_be_learned(items, expected):
     assert prepare(data, 200, BEHAVIORS, "purchase", RULE, HORIZONS).is_dense() == expected
 
 
+def test_heads_with_one_answer_only(material):
+    assert not material.constant() & {"behavior", "with_item", "time", "goal"}
+    rows = [("u", 1000 * step, "view", f"i{step}", "x") for step in range(50)]
+    schema = ["user_id", "timestamp", "behavior", "item_id", "category"]
+    data = sequences(pl.DataFrame(rows, schema=schema, orient="row"))
+    made = prepare(data, 40, ("view", "buy"), "buy", RULE, Horizons(5000, 5000))
+    assert made.constant() == {"behavior", "with_item", "time", "goal", "churn"}
+
+
 @pytest.mark.parametrize(("hours", "goal_hours", "churn_hours"), [(100 * 24, 24, 72), (10, 2, 2), (200, 24, 40)])
 def test_horizons_fit_the_log(hours, goal_hours, churn_hours):
     got = default_horizons(np.array([0, hours * HOUR_MS]))
