@@ -62,6 +62,7 @@ class TrainingRange(msgspec.Struct, frozen=True, omit_defaults=True):
     seed: int
     epochs: int
     protocol: str = "time"  # of `model.splits`: what was held out
+    backbone: str = "nextmove"
 
 
 class Epoch(msgspec.Struct, frozen=True):

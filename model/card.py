@@ -41,7 +41,8 @@ def facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     goal_h, churn_h = manifest.goal_horizon_ms / 3_600_000, manifest.churn_horizon_ms / 3_600_000
     yield (
         "what it is",
-        f"a causal Transformer that predicts a user's next event (preset {trained.preset}, seed {trained.seed})",
+        "a network that predicts a user's next event "
+        f"(backbone {trained.backbone}, preset {trained.preset}, seed {trained.seed})",
     )
     yield "learned from", f"{trained.events:,} events of {trained.users:,} users"
     yield "data range", f"{moment(trained.from_ms)} to {moment(trained.until_ms)}"

@@ -84,8 +84,8 @@ def sequences(frame: pl.DataFrame) -> Sequences:
     if not frame["timestamp"].is_sorted():
         frame = frame.sort("timestamp", maintain_order=True)
     number = frame["user_id"].unique().cast(pl.String).sort()  # the order of users is that of their names
-    users = frame["user_id"].cast(pl.Enum(number)).to_physical().cast(pl.Int64)
-    frame = frame.drop("user_id").with_row_index("order").with_columns(user=users).sort("user", "order")
+    numbers = frame["user_id"].cast(pl.Enum(number)).to_physical().cast(pl.Int64)
+    frame = frame.drop("user_id").with_row_index("order").with_columns(user=numbers).sort("user", "order")
     users = frame["user"].to_numpy()
     begins = np.flatnonzero(np.diff(users, prepend=-1))
     return Sequences(
@@ -130,22 +130,26 @@ def _coded(names: pl.Series) -> pl.Series:
     return names if names.dtype == pl.Categorical else names.cast(pl.String).cast(pl.Categorical)
 
 
-def chunks(data: Sequences, until: int, rule: WindowRule, offset: int) -> tuple[Ints, Ints, Ints]:
-    """Stretches that let every event learn once: start, length, and the first index that learns; [C] each.
+def chunks(data: Sequences, until: int, rule: WindowRule, offset: int, overlap: float = 0.5) -> tuple[Ints, Ints, Ints]:
+    """Stretches that let every event learn: start, length, and the first index that learns; [C] each.
 
-    Only events before place `until` of the log take part. A stretch ends with events that learn (half a window at most)
-    and begins with as many as the rule allows before its end, so a learning event sees at least half a window where the
-    user has one. `offset` moves the cuts, so that different epochs cut differently.
+    Only events before place `until` of the log take part. A stretch is as long as the rule allows; its first `overlap`
+    only gives context, so that what learns sees at least that much where the user has it, and learns once. Without any
+    overlap all of a stretch learns, and a life that fits into one window is one stretch: less context, half the work.
+    `offset` moves the cuts, so that different epochs cut differently.
     """
-    stride = max(1, rule.events // 2)
+    stride = max(1, int(rule.events * (1 - overlap)))
     kept = np.flatnonzero(data.order < until)  # of each user a first part of the life
-    group = (kept - data.first[kept] + offset % stride) // stride
+    shift = np.full(len(kept), offset % stride)
+    if overlap == 0:
+        shift[np.bincount(data.users[kept])[data.users[kept]] <= rule.events] = 0
+    group = (kept - data.first[kept] + shift) // stride
     new = (np.diff(data.users[kept], prepend=-1) != 0) | (np.diff(group, prepend=-1) != 0)
     begins = kept[new]
     ends = kept[np.append(np.flatnonzero(new)[1:] - 1, len(kept) - 1)] if len(kept) else begins
     begins, ends = _split_old(data, begins, ends, rule.age_ms)
     starts = data.window_starts(ends, rule)
-    return starts, ends - starts + 1, begins
+    return starts, ends - starts + 1, begins if overlap else starts
 
 
 def _split_old(data: Sequences, begins: Ints, ends: Ints, age_ms: int) -> tuple[Ints, Ints]:

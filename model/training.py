@@ -21,18 +21,17 @@ import msgspec
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
 
 from model import artifact
 from model.artifact import Artifact, ArtifactError, Epoch, Golden, Manifest, TrainingRange
 from model.checkpoint import CheckpointError
 from model.cleaning import Cleaning, CleaningReport, clean
-from model.config import PRESETS, NextMoveConfig
+from model.config import BACKBONES, PRESETS, NextMoveConfig
 from model.engine import GOLDEN_TOP_K, Engine, choose_device
 from model.first_pass import MANIFEST_MEASURES, FirstPass, calibrate, measure
 from model.group import ALONE, Group, GroupError
-from model.learner import Keep, Learner, Progress, Recipe
-from model.material import Material, default_horizons, prepare
+from model.learner import DENSE, RANKED, SPARSE, Keep, Learner, Progress, Recipe
+from model.material import Material, default_horizons, log_share, prepare
 from model.network import NextMoveModel
 from model.saves import Keeping, Saves
 from model.sequences import FrameError, Sequences, sequences, usable, window_list
@@ -72,12 +71,15 @@ class Order:
     behaviors: Sequence[str]
     goal: str
     preset: str
+    backbone: str
     seed: int
     rule: WindowRule
     horizons: Horizons | None
     validation: float
     budget_s: float | None
-    recipe: Recipe
+    epochs: int | None
+    bf16: bool
+    recipe: Recipe | None  # chosen by the log where it is None
     device: str
     protocol: str
     group: Group
@@ -85,7 +87,10 @@ class Order:
 
     def identity(self) -> dict[str, Any]:
         """All that decides what comes out, but for the log."""
-        own = {name: getattr(self, name) for name in ("behaviors", "goal", "preset", "seed", "validation", "protocol")}
+        own = {
+            name: getattr(self, name)
+            for name in ("behaviors", "goal", "preset", "backbone", "seed", "validation", "protocol")
+        }
         parts = {"window": self.rule, "horizons": self.horizons, "recipe": self.recipe}
         written = {name: part and asdict(part) for name, part in parts.items()}
         return {**own, **written, "device": self.device, "processes": self.group.size}
@@ -98,12 +103,14 @@ def train(
     out: Path,
     *,
     preset: str = "small",
+    backbone: str = "nextmove",
     seed: int = 0,
     train_until: float = 0.8,
     protocol: str = "time",
     validation: float = 0.1,
     time_budget_s: float | None = None,
     epochs: int | None = None,
+    recipe: Recipe | None = None,
     window: WindowRule | None = None,
     horizons: Horizons | None = None,
     cleaning: Cleaning | None = None,
@@ -121,24 +128,27 @@ def train(
     is left decides when to stop; 0 means: learn all `epochs`. `time_budget_s` bounds the whole training, and the result
     then depends on the machine's speed; without it the same seed on the same machine gives the same model. `threads` is
     half the cores by default: the matrices are small, and threads that wait for a core that others use cost more than
-    they bring. With `keeping` the same call after a crash goes on where the last checkpoint was, and the model is that of a
-    training that was never interrupted. All processes of a `group` make the same call; the first one publishes.
+    they bring. The recipe is chosen by the log unless one is given. With `keeping` the same call after a crash goes on where
+    the last checkpoint was, and the model is that of a training that was never interrupted. All processes of a `group` make
+    the same call; the first one publishes.
     Raises TrainingError with one line.
     """
     begun = time.monotonic()
     report = progress or (lambda _: None)
-    recipe = replace(Recipe(), bf16=bf16, epochs=Recipe().epochs if epochs is None else epochs)
-    _check(preset, train_until, validation, protocol, recipe.epochs)
+    _check(preset, backbone, train_until, validation, protocol, epochs)
     try:
         order = Order(
             behaviors=behaviors,
             goal=goal,
             preset=preset,
+            backbone=backbone,
             seed=seed,
             rule=window or WindowRule(),
             horizons=horizons,
             validation=validation,
             budget_s=time_budget_s,
+            epochs=epochs,
+            bf16=bf16,
             recipe=recipe,
             device=choose_device(device),
             protocol=protocol,
@@ -164,15 +174,19 @@ def train(
     )
 
 
-def _check(preset: str, train_until: float, validation: float, protocol: str, epochs: int) -> None:
+def _check(
+    preset: str, backbone: str, train_until: float, validation: float, protocol: str, epochs: int | None
+) -> None:
     """Raises TrainingError for an option that makes no sense."""
     if preset not in PRESETS:
         raise TrainingError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+    if backbone not in BACKBONES:
+        raise TrainingError(f"no backbone {backbone!r}; there are {', '.join(BACKBONES)}")
     if not (0 < train_until <= 1 and 0 <= validation < 1):
         raise TrainingError(f"train_until must be in (0, 1] and validation in [0, 1), got {train_until}, {validation}")
     if protocol not in ("time", "leave-one-out"):
         raise TrainingError(f"one cannot train by {protocol!r}; the protocol is time or leave-one-out")
-    if epochs < 1:
+    if epochs is not None and epochs < 1:
         raise TrainingError(f"epochs must be at least 1, got {epochs}")
 
 
@@ -215,6 +229,7 @@ def _train(
     report(Progress("prepare", 0, 1))
     data = sequences(frame)
     made = _first_material(data, order)
+    order = replace(order, recipe=_recipe(made, order))  # one for both passes
     saves = _saves(data, made, order)
     report(Progress("prepare", 1, 1))
     validates = made.learn_until < len(data)
@@ -246,7 +261,7 @@ def _found(first: Learner, order: Order, frame: pl.DataFrame) -> tuple[Artifact,
     """Runs the first pass; what it learned, calibrated, and what it found. The leader of a group measures for all."""
     made = first.material
     validates = made.learn_until < len(made.data)
-    epochs, losses = first.run(stop_after=None if validates else order.recipe.epochs)
+    epochs, losses = first.run(stop_after=None if validates else first.recipe.epochs)
     metrics = {_title(name): value for name, value in losses.items()}
     parts = assemble(first, order, epochs)
     found = FirstPass(epochs, metrics, _curve(first))
@@ -296,13 +311,14 @@ def _learner(
     budget_s: float | None = None,
 ) -> Learner:
     torch.manual_seed(order.seed)
-    model = new_model(made, order.preset)
+    recipe = _recipe(made, order)
+    model = new_model(made, order.preset, recipe, order.backbone)
     if not order.group.leads:  # equal weights, other dropout
         torch.manual_seed(order.seed + (order.group.rank << 32))
     return Learner(
         model,
         made,
-        order.recipe,
+        recipe,
         order.seed,
         report,
         budget_s=budget_s,
@@ -314,11 +330,19 @@ def _learner(
     )
 
 
+def _recipe(made: Material, order: Order) -> Recipe:
+    recipe = order.recipe or (DENSE if made.is_dense() else SPARSE)
+    epochs = recipe.epochs if order.epochs is None else order.epochs
+    return replace(recipe, epochs=epochs, bf16=recipe.bf16 or order.bf16)
+
+
 def _title(name: str) -> str:
+    if name == RANKED:
+        return f"validation {RANKED}"
     return "validation loss" if name == "loss" else f"validation {name} loss"
 
 
-def new_model(material: Material, preset: str) -> NextMoveModel:
+def new_model(material: Material, preset: str, recipe: Recipe = SPARSE, backbone: str = "nextmove") -> NextMoveModel:
     """A network that begins with the frequencies of the log as its biases."""
     vocabulary = material.vocabulary
     config = NextMoveConfig(
@@ -329,10 +353,16 @@ def new_model(material: Material, preset: str) -> NextMoveModel:
         behavior_rows=vocabulary.behaviors.rows,
         behavior_first=vocabulary.behaviors.first,
         session_gap_ms=material.rule.session_gap_ms,
+        backbone=backbone,
+        positions=material.rule.events,
+        copy=material.repeats(),
+        dropout=recipe.dropout,
+        unknown_items=recipe.mask_items,
+        unknown_categories=recipe.mask_categories,
         **PRESETS[preset],
     )
     model = NextMoveModel(config)
-    inside = material.data.order < material.learn_until
+    inside = material.inside()
     with torch.no_grad():
         model.item_bias.copy_(log_share(material.item_rows[inside], config.item_first, config.item_rows))
         model.category_bias.copy_(
@@ -344,18 +374,12 @@ def new_model(material: Material, preset: str) -> NextMoveModel:
     return model
 
 
-def log_share(rows: np.ndarray, first: int, total: int) -> Tensor:
-    """Log frequency of class 0, "none of these", and of each known row, one half added to each count."""
-    counts = np.bincount(np.maximum(rows - first + 1, 0), minlength=total - first + 1) + 0.5
-    return torch.log(torch.from_numpy(counts / counts.sum())).float()
-
-
 def assemble(learner: Learner, order: Order, epochs: int) -> Artifact:
     """The parts of an artefact, without golden answers and figures; raises TrainingError where no epoch ended with a number."""
     if epochs == 0:
         raise TrainingError("training diverged: the loss is not a number")
     material = learner.material
-    inside = material.data.order < material.learn_until
+    inside = material.inside()
     times = material.data.times_ms[inside]
     manifest = Manifest(
         schema=artifact.SCHEMA,
@@ -374,6 +398,7 @@ def assemble(learner: Learner, order: Order, epochs: int) -> Artifact:
             seed=order.seed,
             epochs=epochs,
             protocol=order.protocol,
+            backbone=order.backbone,
         ),
         metrics={},
         popular_items=material.vocabulary.popular_items(),

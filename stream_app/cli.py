@@ -76,6 +76,9 @@ def train(
     logs: Logs,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; replaced if it holds a model.")],
     preset: Annotated[str, typer.Option(help="The one dial: small, base or large.")] = "small",
+    backbone: Annotated[
+        str, typer.Option(help="nextmove, or to compare: gpt2, llama, bert, gru, lstm, rnn.")
+    ] = "nextmove",
     split: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the events, by time, to learn from.")] = 0.8,
     protocol: Protocol = "time",
     seed: Annotated[int, typer.Option(help="The same seed and log give the same model.")] = 0,
@@ -124,7 +127,7 @@ def train(
             events = _read(logs, format_, mapping)
             result = learn(
                 events.frame, _behaviors(), out,
-                preset=preset, train_until=split, seed=seed, time_budget_s=time_budget,
+                preset=preset, backbone=backbone, train_until=split, seed=seed, time_budget_s=time_budget,
                 protocol=protocol, cleaning=rules, progress=progress, keeping=keeping, bf16=bf16, group=group,
             )  # fmt: skip
         if report is not None and group.leads:

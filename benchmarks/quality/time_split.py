@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +23,7 @@ from stream_app.event_logs import read_log
 from stream_app.learning import learn
 
 SPLIT = 0.8
+SHOWN = ("item NDCG@10", "item HR@10", "category HR@1", "behavior log-loss", "purchase AUC", "time pinball (log s)")
 FILES = {
     "taobao": "taobao/users_815.csv.gz",
     "rees46": "rees46/2019-oct-first-hours.csv.gz",
@@ -61,7 +61,7 @@ def measure(
     return {
         "metrics": _figures(found, "model"),
         "baselines": {who: _figures(found, who) for who in found.scores if who != "model"},
-        "against_best": msgspec.to_builtins(found.against_best),
+        "against_best": msgspec.json.decode(msgspec.json.encode(found.against_best)),
         "users": found.users,
         "events": found.test_events,
         "file": FILES[log],
@@ -74,9 +74,6 @@ def measure(
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "time_budget_s": budget_s,
     }
-
-
-ROWS = {f"{log}-time": partial(measure, log=log) for log in FILES}
 
 
 def _figures(found: Evaluation, who: str) -> dict[str, list[float]]:

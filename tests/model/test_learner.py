@@ -1,9 +1,13 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from model.learner import Clock, Learner, Recipe, groups, schedule
+from model.config import BACKBONES
+from model.engine import distribution, table
+from model.features import pad
+from model.learner import RANKED, Clock, Learner, Recipe, groups, schedule
 from model.material import default_horizons, prepare
 from model.sequences import sequences
 from model.training import new_model
@@ -11,27 +15,25 @@ from model.window import WindowRule
 from tests.model.conftest import BEHAVIORS, make_log
 
 
-def make_learner(reports=None, learn=0.9, options=None, still=False, **recipe):
+def make_learner(reports=None, learn=0.9, backbone="nextmove", options=None, still=False, **recipe):
     """A learner on a small log; `still` without dropout and hidden names, `options` of the learner itself."""
     data = sequences(make_log(users=12, events=30))
     material = prepare(
         data, int(len(data) * learn), BEHAVIORS, "purchase", WindowRule(events=16), default_horizons(data.times_ms)
     )
     torch.manual_seed(0)
-    model = new_model(material, "small")
-    if still:
-        model.config.unknown_items = model.config.unknown_categories = 0.0
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+    calm = {"dropout": 0.0, "mask_items": 0.0, "mask_categories": 0.0, "bfloat16": False} if still else {}
+    chosen = Recipe(**{**calm, **recipe})
+    model = new_model(material, "small", chosen, backbone)
     report = (reports if reports is not None else []).append
-    return Learner(model, material, Recipe(**recipe), 0, report, **(options or {}))
+    return Learner(model, material, chosen, 0, report, **(options or {}))
 
 
 def test_learning_lowers_the_loss_and_keeps_the_best_weights():
     learner = make_learner(epochs=6, positions=128)
     at_start = learner.validate(learner.positions_to_check())["loss"]
     epoch, metrics = learner.run()
+    assert not learner.model.narrow
     assert 1 <= epoch <= 6
     assert metrics["loss"] < at_start - 0.5
     again = make_learner(epochs=6, positions=128)
@@ -52,6 +54,47 @@ def test_a_loss_that_is_not_a_number_keeps_nothing(monkeypatch):
     learner = make_learner(epochs=2)
     monkeypatch.setattr(learner, "step", lambda *_: math.nan)
     assert learner.run() == (0, {})
+
+
+@pytest.mark.parametrize("backbone", BACKBONES[1:])
+def test_every_backbone_learns_by_the_same_steps(backbone):
+    learner = make_learner(epochs=2, positions=64, backbone=backbone, crop=0.5, reorder=0.5)
+    checked = learner.positions_to_check()
+    before = learner.validate(checked)["loss"]
+    learner.run(stop_after=2)
+    assert learner.validate(checked)["loss"] < before
+
+
+def test_bert_learns_what_comes_before_a_hidden_event_and_after_the_last():
+    learner = make_learner(backbone="bert", hidden=0.5)
+    hidden, learns = learner.hide(np.ones((3, 8), np.bool_), np.array([8, 5, 1]))
+    for row, length in enumerate((8, 5, 1)):
+        assert learns[row, length - 1]
+        assert (learns[row, : length - 1] == hidden[row, 1:length].numpy()).all()
+
+
+def test_the_ranking_of_a_validation_by_the_plainest_code():
+    reports = []
+    learner = make_learner(reports, best_by=RANKED, dropout=0.0)
+    checked = learner.positions_to_check()
+    found = learner.validate(checked)
+    assert reports[-1].found == found
+    data, material = learner.material.data, learner.material
+    gains = []
+    for last in checked.tolist():
+        wanted = material.checked.next[last]
+        if wanted < 0:
+            continue
+        start = int(data.window_starts(np.array([last]), material.rule)[0])
+        batch = pad(material.columns, np.array([start]), np.array([last - start + 1]), last - start + 1)
+        with torch.inference_mode():
+            heads = learner.model(batch, last=True)
+        against = table(learner.model.item_table(), material.vocabulary.items, material.vocabulary.item_counts)
+        scores = distribution(heads.items, batch.item_ids, against, None)[0, 1:]
+        row = material.item_rows[wanted] - material.vocabulary.items.first
+        rank = int((scores >= scores[row]).sum()) if row >= 0 else 99
+        gains.append(1 / math.log2(1 + rank) if rank <= 10 else 0.0)
+    assert found[RANKED] == pytest.approx(sum(gains) / len(gains), abs=1e-4)
 
 
 def test_progress_rises_to_its_end():

@@ -6,6 +6,7 @@ import torch
 
 from model.artifact import read_manifest
 from model.cleaning import OFF, Cleaning
+from model.config import BACKBONES
 from model.engine import Engine
 from model.evaluation import evaluate
 from model.training import TrainingError, train
@@ -114,6 +115,45 @@ def test_training_beats_repeating(tmp_path):
     assert scores["model"]["item NDCG@10"] > scores["repeat"]["item NDCG@10"] + 0.05
 
 
+@pytest.mark.parametrize("backbone", BACKBONES[1:])
+def test_a_model_of_any_backbone_is_published_and_answers(backbone, tmp_path):
+    result = quick(make_log(users=6, events=15), tmp_path / "m", backbone=backbone, window=WindowRule(events=8))
+    assert read_manifest(result.directory).training.backbone == backbone
+    engine = Engine.load(result.directory, device="cpu")
+    long, short = (Window(["item-1"] * n, ["view"] * n, [None] * n, list(range(n))) for n in (20, 1))
+    answers = engine.predict([long, short])
+    assert all(sum(answer.next_behaviors) == pytest.approx(1) for answer in answers)
+    assert (tmp_path / "m" / "README.md").read_text().count(f"backbone {backbone},") == 1
+
+
+def never_repeating(users=30, items=40):
+    """Everybody goes through the same items in the same order, from somewhere on, and meets each one once."""
+    rows = [
+        (f"user-{n}", 1000 * (step + n), "view", f"item-{n + step:02}", None)
+        for n in range(users)
+        for step in range(items)
+    ]
+    schema = {
+        "user_id": pl.String,
+        "timestamp": pl.Int64,
+        "behavior": pl.String,
+        "item_id": pl.String,
+        "category": pl.String,
+    }
+    return pl.DataFrame(rows, schema=schema, orient="row").sort("timestamp", maintain_order=True)
+
+
+def test_where_nobody_repeats_anything_there_is_no_copy_path_and_no_old_item_is_proposed(tmp_path):
+    result = quick(never_repeating(), tmp_path / "m")
+    engine = Engine.load(result.directory, device="cpu")
+    assert not engine._model.config.copy
+    met = [f"item-{n}" for n in range(20, 30)]
+    window = Window(met, ["view"] * 10, [None] * 10, [1000 * n for n in range(10)])
+    listed = [item["item_id"] for item in engine.predict([window], top_k=60)[0].next_items]
+    assert not set(met) & set(listed)
+    assert len(listed) == 60 or {*met, *listed} == set(engine.popular_items)
+
+
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
@@ -135,6 +175,7 @@ def test_what_cannot_be_learned_is_refused_in_one_line(frame, message, tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"backbone": "mamba"}, "no backbone 'mamba'; there are nextmove, gpt2, llama, bert, gru, lstm, rnn"),
         ({"preset": "giant"}, "no preset 'giant'; there are small, base, large"),
         ({"train_until": 0}, "train_until must be in"),
         ({"validation": 1}, "validation in"),
