@@ -235,7 +235,7 @@ class Learner:
             "step": self.clock.step,
             "elapsed_s": elapsed,
             "random": self.epoch_begun,
-            "curve": self.curve,
+            "curve": list(self.curve),
         }
         self.keep(Checkpoint({name: value.cpu().clone() for name, value in tensors.items()}, state))
         self.kept = time.monotonic()

@@ -135,18 +135,21 @@ def test_only_matrices_decay():
     assert all(weight.ndim <= 1 for weight in vectors["params"])
 
 
-def test_a_run_that_goes_on_from_any_checkpoint_gives_the_same_weights_to_the_bit():
+@pytest.mark.parametrize("recipe", [{}, {"backbone": "bert", "crop": 0.5, "reorder": 0.5}])
+def test_a_run_that_goes_on_from_any_checkpoint_gives_the_same_weights_to_the_bit(recipe):
     kept = []
-    whole = make_learner(options={"keep": kept.append, "keep_every_s": 0}, epochs=3, positions=128)
+    whole = make_learner(options={"keep": kept.append, "keep_every_s": 0}, epochs=3, positions=128, **recipe)
     torch.manual_seed(1)
     result = whole.run()
     steps = whole.clock.step
     assert len(kept) == steps + 3  # after each step and after each epoch
     for number in (0, 1, steps // 2, len(kept) - 2, len(kept) - 1):
-        again = make_learner(epochs=3, positions=128)
+        again = make_learner(epochs=3, positions=128, **recipe)
         torch.manual_seed(2)  # whatever was drawn since
         again.restore(kept[number])
         assert again.run() == result
+        assert again.curve == whole.curve
+        assert torch.equal(again.weights.log_variance, whole.weights.log_variance)
         for name, value in whole.model.state_dict().items():
             assert torch.equal(again.model.state_dict()[name], value), name
 

@@ -89,5 +89,15 @@ def test_a_head_that_knows_one_answer_only_counts_next_to_nothing():
     assert loss.item() == pytest.approx(WEIGHTS["item"] * 2.0 + LossWeights.CONSTANT * 3.0)
 
 
+def test_what_two_processes_add_is_what_one_would_say():
+    weights = LossWeights({"time"})
+    torch.nn.init.uniform_(weights.log_variance)
+    counts = [int(name in ("item", "time")) * 2 for name in WEIGHTS]
+    mine, others = parts_of(item=6.0, time=1.0), parts_of(item=2.0)
+    whole = {name: (mine[name][0] + others[name][0], count) for name, count in zip(WEIGHTS, counts, strict=True)}
+    together = weights(mine, counts, 0.5) + weights(others, counts, 0.5)
+    assert together.item() == pytest.approx(weights(whole).item())
+
+
 def test_with_nothing_to_learn_at_all_there_is_still_a_loss():
     LossWeights()(parts_of()).backward()
