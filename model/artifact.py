@@ -25,13 +25,16 @@ import msgspec
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from model.calibration import Calibration
+from model.card import card
+from model.cleaning import CleaningReport
 from model.config import NextMoveConfig
 from model.forecast import Forecast
 from model.network import NextMoveModel
 from model.vocabulary import Vocabulary, VocabularyError
 from model.window import Window, WindowRule
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 CONTENT = ("config.json", "model.safetensors", "vocabulary.json")
 CARD = "README.md"
@@ -48,7 +51,7 @@ class Golden(msgspec.Struct, frozen=True):
     forecast: Forecast
 
 
-class TrainingRange(msgspec.Struct, frozen=True):
+class TrainingRange(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the model learned from."""
 
     events: int
@@ -58,10 +61,31 @@ class TrainingRange(msgspec.Struct, frozen=True):
     preset: str
     seed: int
     epochs: int
+    protocol: str = "time"  # of `model.splits`: what was held out
+    backbone: str = "nextmove"
 
 
-class Manifest(msgspec.Struct, frozen=True):
-    """Everything about a model that is not a weight or a name."""
+class Epoch(msgspec.Struct, frozen=True):
+    """Mean losses of one epoch by head, "loss" their weighted sum; a head without labels is left out."""
+
+    phase: str  # "train", or "refit" on the whole range
+    epoch: int
+    training: dict[str, float]
+    validation: dict[str, float]
+
+
+class Compared(msgspec.Struct, frozen=True):
+    """A measure of the model on the validation part, beside the best baseline."""
+
+    value: float
+    interval: tuple[float, float] | None
+    baseline: str | None = None
+    baseline_value: float | None = None
+    verdict: str | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Everything about a model that is not a weight or a name; what an older artefact lacks is None or empty."""
 
     schema: int
     version: str
@@ -75,6 +99,10 @@ class Manifest(msgspec.Struct, frozen=True):
     popular_items: list[str]
     golden: list[Golden]
     files: dict[str, str] = {}  # name → sha256
+    cleaning: CleaningReport | None = None  # of the training range
+    calibration: Calibration | None = None
+    curve: list[Epoch] = []
+    compared: dict[str, Compared] = {}  # measure → on the validation part
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -101,8 +129,8 @@ def publish(directory: Path, artifact: Artifact) -> Manifest:
         manifest = _write(beside, artifact)
         beside.chmod(0o755)
         _rename(beside, directory)
-    except OSError as error:
-        raise ArtifactError(f"cannot write {directory}: {error.strerror}") from error
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"cannot write {directory}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return manifest
@@ -242,24 +270,3 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # likewise
-
-
-def card(manifest: Manifest) -> str:
-    """The model card."""
-    hours = manifest.goal_horizon_ms / 3_600_000, manifest.churn_horizon_ms / 3_600_000
-    trained = manifest.training
-    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(manifest.metrics.items()))
-    return (
-        "# NextMove model\n\n"
-        f"A causal Transformer (preset `{trained.preset}`, seed {trained.seed}) that predicts a user's next event.\n\n"
-        f"- learned from {trained.events} events of {trained.users} users, {trained.from_ms} … {trained.until_ms} (ms UTC)\n"
-        f"- behaviours: {', '.join(manifest.behaviors)}; goal: {manifest.goal} within {hours[0]:g} h\n"
-        f"- churn: no event within {hours[1]:g} h\n"
-        f"- window: the last {manifest.window.events} events, not older than {manifest.window.age_ms / 86_400_000:g} days\n\n"
-        "## Validation (the last part of the training range)\n\n"
-        f"| measure | |\n|---|---|\n{scores}\n\n"
-        "## Limits\n\n"
-        "Probabilities describe the log it learned from; a shop that changes needs a new model. Items that are not in the\n"
-        "vocabulary can be predicted only while they are in the user's window. Times to the next event are learned from\n"
-        "events that had a next one, so long absences are underestimated.\n"
-    )

@@ -1,16 +1,21 @@
-"""What one can say without a network: popularity, repeat, Markov.
+"""What one can say without a network: popularity, repeat, decayed frequency, Markov.
 
 They learn from the training part and answer the same windows as the model. Ties in counts go to the lower name.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from model import measures
 from model.measures import Bools, Floats, Ints
+
+Names = Sequence[str | None]
 
 
 class Popularity:
@@ -20,7 +25,7 @@ class Popularity:
         counts = Counter(name for name in names if name is not None)
         self.names = ranked(counts)[:limit]
 
-    def rank(self, window: Sequence[str | None], k: int) -> list[str]:
+    def rank(self, window: Names, times_ms: Sequence[int], k: int) -> list[str]:
         """The k first names."""
         return self.names[:k]
 
@@ -28,15 +33,49 @@ class Popularity:
 class Repeat:
     """The names of the window, most recent first."""
 
-    def rank(self, window: Sequence[str | None], k: int) -> list[str]:
+    def rank(self, window: Names, times_ms: Sequence[int], k: int) -> list[str]:
         """At most k distinct names of the window."""
         return list(dict.fromkeys(name for name in reversed(window) if name is not None))[:k]
+
+
+@dataclass(frozen=True, slots=True)
+class Frequency:
+    """The names of the window by how often they occurred, recent events weighing more; ties to the more recent."""
+
+    per_event: float = 1.0  # weight of an event per event since
+    time_constant_s: float = math.inf  # time after which an event weighs 1 / e
+
+    def rank(self, window: Names, times_ms: Sequence[int], k: int) -> list[str]:
+        """At most k distinct names of the window."""
+        weights: dict[str, float] = {}
+        for since, (name, at) in enumerate(zip(reversed(window), reversed(times_ms), strict=True)):
+            if name is not None:
+                age_s = max(0, times_ms[-1] - at) / 1000
+                weight = self.per_event**since * math.exp(-age_s / self.time_constant_s)
+                weights[name] = weights.get(name, 0.0) + weight
+        return sorted(weights, key=weights.__getitem__, reverse=True)[:k]
+
+
+DECAYS = (
+    *(Frequency(per_event=weight) for weight in (1.0, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6)),
+    *(Frequency(time_constant_s=seconds) for seconds in (600.0, 3600.0, 6 * 3600.0, 24 * 3600.0, 7 * 24 * 3600.0)),
+)
+
+
+def best_decay(windows: Sequence[tuple[Names, Sequence[int]]], wanted: list[str | None]) -> Frequency:
+    """The one of `DECAYS` with the highest NDCG@10 where these names came after these windows; the first of equals."""
+
+    def quality(decay: Frequency) -> float:
+        ranks = measures.ranks_of([decay.rank(names, times, 10) for names, times in windows], wanted)
+        return measures.value(measures.ndcg(ranks, 10), len(ranks))
+
+    return max(DECAYS, key=quality) if wanted else DECAYS[0]
 
 
 class Markov:
     """What most often followed the newest name, then the names of the window, most recent first."""
 
-    def __init__(self, names: Sequence[str | None], users: Ints, limit: int = 100) -> None:
+    def __init__(self, names: Names, users: Ints, limit: int = 100) -> None:
         follows: defaultdict[str, Counter[str]] = defaultdict(Counter)
         same_user = (users[1:] == users[:-1]).tolist()
         for before, after, same in zip(names, names[1:], same_user, strict=False):
@@ -44,7 +83,7 @@ class Markov:
                 follows[before][after] += 1
         self.follows = {name: ranked(counts)[:limit] for name, counts in follows.items()}
 
-    def rank(self, window: Sequence[str | None], k: int) -> list[str]:
+    def rank(self, window: Names, times_ms: Sequence[int], k: int) -> list[str]:
         """At most k distinct names."""
         recent = list(dict.fromkeys(name for name in reversed(window) if name is not None))
         newest = window[-1] if window else None

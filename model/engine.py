@@ -16,9 +16,10 @@ from torch import Tensor
 
 from model import artifact
 from model.artifact import Artifact, ArtifactError
+from model.calibration import Calibration
 from model.features import Batch, Columns, encode, pad
 from model.forecast import Category, Forecast, Item, difference
-from model.network import Heads, Mixture, NextMoveModel
+from model.network import Copied, Heads, Mixture, NextMoveModel
 from model.topk import top_k
 from model.vocabulary import Catalogue, Vocabulary
 from model.window import Window, WindowRule
@@ -26,6 +27,7 @@ from model.window import Window, WindowRule
 __all__ = ["ArtifactError", "Engine", "Forecast"]
 
 BATCH = 128  # windows per pass: more would only leave the cache
+CELLS = 1 << 25  # scores per pass, 128 MB: fewer windows where the catalogue is long
 GOLDEN_TOP_K = 10
 GOLDEN_TOLERANCE = 1e-3  # between machines and devices; the same machine gives 1e-6
 
@@ -67,10 +69,12 @@ class Engine:
         self.popular_items: list[str] = parts.manifest.popular_items
         self.top_k = top_k
         self.vocabulary: Vocabulary = parts.vocabulary
+        self.calibration: Calibration = parts.manifest.calibration or Calibration()
         self._model: NextMoveModel = parts.model.to(self.device).eval()  # type: ignore[arg-type]  # a str is a device
         names = self.vocabulary
         self._items = table(self._model.item_table(), names.items, names.item_counts)
         self._categories = table(self._model.category_table(), names.categories, names.category_counts)
+        self._batch = max(1, min(BATCH, CELLS // names.items.rows))
         self._widths = sorted({width for width in (4, 8, 16, 32, 64, 128, 256) if width < self.window.events})
 
     @classmethod
@@ -79,6 +83,15 @@ class Engine:
         engine = cls(artifact.load(Path(directory)), device=device, top_k=top_k, threads=threads)
         engine.check_golden()
         return engine
+
+    @torch.inference_mode()
+    def item_scores(self, windows: Sequence[Window]) -> Tensor:
+        """The probability of every known item as the next one, in the vocabulary's order, [windows, items]."""
+        columns = encode(windows, self.vocabulary)
+        lengths = np.minimum(columns.lengths, self.window.events)
+        starts = columns.starts + columns.lengths - lengths
+        batch = pad(columns, starts, lengths, int(lengths.max())).to(torch.device(self.device))
+        return distribution(self._model(batch, last=True).items, batch.item_ids, self._items, None)[:, 1:]
 
     def check_golden(self) -> None:
         """Raises ArtifactError when the model no longer gives the answers that it was published with."""
@@ -110,8 +123,8 @@ class Engine:
         answers: dict[int, Forecast] = {}
         for number, width in enumerate(widths.tolist()):
             members = np.flatnonzero(bucket == number)
-            for begin in range(0, len(members), BATCH):
-                some = members[begin : begin + BATCH]
+            for begin in range(0, len(members), self._batch):
+                some = members[begin : begin + self._batch]
                 batch = pad(columns, starts[some], lengths[some], width)
                 answers.update(zip(some.tolist(), self._pass(batch, columns, k), strict=True))
         return [answers[position] for position in range(len(windows))]
@@ -123,13 +136,10 @@ class Engine:
         unknown = ~((batch.item_ids >= 0) & (batch.item_ids < self.vocabulary.items.rows)).any(1)  # [B]
         items = choose(heads.items, batch.item_ids, self._items, unknown, k)
         behaviors = self._behavior_with(heads, batch, items.ids)
-        numbers = [
-            items.probability,
-            heads.behaviors[:, 0],
-            heads.goal[:, 0],
-            heads.log_seconds[:, 0],
-            heads.churn[:, 0],
-        ]
+        mixes = heads.behaviors[:, 0].double() / self.calibration.behavior_temperature  # [B, behaviours]
+        goals = self.calibration.purchase.apply(heads.goal[:, 0].double())  # [B]
+        churns = self.calibration.churn.apply(heads.churn[:, 0].double())
+        numbers = [items.probability, mixes, goals, heads.log_seconds[:, 0], churns]
         listed_items = _named(items, self.vocabulary.items, columns.unknown_items)
         if self.vocabulary.has_categories:
             categories = choose(heads.categories, batch.category_ids, self._categories, None, k)
@@ -153,13 +163,13 @@ class Engine:
                 fallback="no_known_items" if cold else None,
             )
             for mix, some_items, some_behaviors, some_categories, goal, seconds, churn, cold in zip(
-                rounded(heads.behaviors[:, 0].double().softmax(-1)).tolist(),
+                rounded(mixes.softmax(-1)).tolist(),
                 listed_items,
                 behaviors.tolist(),
                 listed_categories,
-                rounded(heads.goal[:, 0].double().sigmoid()).tolist(),
+                rounded(goals.sigmoid()).tolist(),
                 heads.log_seconds[:, 0].double().clamp(max=30).expm1().clamp(min=0).round(decimals=6).tolist(),
-                rounded(heads.churn[:, 0].double().sigmoid()).tolist(),
+                rounded(churns.sigmoid()).tolist(),
                 unknown.tolist(),
                 strict=True,
             )
@@ -193,22 +203,44 @@ def table(scoring: tuple[Tensor, Tensor], catalogue: Catalogue, counts: Sequence
 
 def choose(mixture: Mixture, ids: Tensor, against: Table, unknown: Tensor | None, k: int) -> Chosen:
     """The k most likely of (catalogue ∪ window); where `unknown` [B], popularity stands in for the softmax."""
-    rows, first = against.catalogue.rows, against.catalogue.first
-    logits = torch.addmm(against.bias, mixture.query[:, 0], against.vectors)  # [B, N + 1]
-    share = mixture.log_catalogue.exp()  # [B, 1]
-    scores = logits.softmax(-1).mul_(share)
-    if unknown is not None:
-        scores[unknown] = against.popularity * share[unknown]
+    first = against.catalogue.first
+    scores = distribution(mixture, ids, against, unknown)
     scores[:, 0] = 0  # "none of these" has no name
-    copied = (mixture.log_copy + mixture.pointer[:, 0]).exp()  # [B, L]; 0 where no candidate
-    known = (ids >= first) & (ids < rows)
-    scores.scatter_add_(1, torch.where(known, ids - first + 1, 0), copied * known)
     values, classes = top_k(scores, k)  # [B, k]
-    strange = copied.masked_fill(ids < rows, 0)  # [B, L] candidates without a row
+    if mixture.copied is None:
+        return Chosen(values, classes + first - 1)
+    strange = copies(mixture.copied).masked_fill(ids < against.catalogue.rows, 0)  # [B, L] candidates without a row
     merged = torch.cat((strange.flip(1), values), dim=1)  # most recent first
     merged_ids = torch.cat((ids.flip(1), classes + first - 1), dim=1)
     best, where = merged.sort(dim=1, descending=True, stable=True)
     return Chosen(best[:, :k], merged_ids.gather(1, where[:, :k]))
+
+
+def distribution(mixture: Mixture, ids: Tensor, against: Table, unknown: Tensor | None) -> Tensor:
+    """Probability of class 0, "none of these", and of each known name, [B, N + 1], copies of known names included.
+
+    Without a copy path users repeat nothing: what is in the window gets 0, and the others the more.
+    """
+    rows, first = against.catalogue.rows, against.catalogue.first
+    logits = torch.addmm(against.bias, mixture.query[:, 0], against.vectors)  # [B, N + 1]
+    known = (ids >= first) & (ids < rows)
+    classes = torch.where(known, ids - first + 1, 0)  # [B, L]
+    if mixture.copied is None:
+        none = logits[:, :1].clone()
+        scores = logits.scatter_(1, classes, float("-inf")).index_copy_(1, classes.new_zeros(1), none).softmax(-1)
+        if unknown is not None:
+            scores[unknown] = against.popularity
+        return scores
+    share = mixture.copied.log_catalogue.exp()  # [B, 1]
+    scores = logits.softmax(-1).mul_(share)
+    if unknown is not None:
+        scores[unknown] = against.popularity * share[unknown]
+    return scores.scatter_add_(1, classes, copies(mixture.copied) * known)
+
+
+def copies(copied: Copied) -> Tensor:
+    """Probability of each candidate of the window, [B, L]; 0 where no candidate."""
+    return (copied.log_copy + copied.pointer[:, 0]).exp()
 
 
 def _named(chosen: Chosen, catalogue: Catalogue, unknown: list[str]) -> list[list[tuple[str, float]]]:

@@ -1,35 +1,48 @@
-"""How good a model is on the last part of a log, beside baselines on the very same events.
+"""How good a model is on the events of an exam, beside baselines on the very same events.
 
-The split is by global time. Every event after it is predicted from its user's window before it; nothing is filtered,
-items already seen included. A user's very first event has no window: it counts as a miss for every contender in the
-ranked measures and is left out of the others. Ties in a list: by falling probability, then the window's candidates from
-the most recent on, then the vocabulary's order. Questions with a horizon are asked at every event after the split
-whose horizon ends inside the log.
+The split is by global time unless another one of `model.splits` is chosen. Every tested event is predicted from its
+user's window before it; nothing is filtered or cleaned, neither items already seen nor bots. A user's very first event
+has no window: it counts as a miss for every contender in the ranked measures and is left out of the others. Ties in a
+list: by falling probability, then the window's candidates from the most recent on, then the vocabulary's order. Questions
+with a horizon are asked at every tested event whose horizon ends inside the log; not in leave-one-out, where the split
+itself tells that nothing follows. Every figure has a 95 % interval from resampled users, and so has the model's distance
+to the best baseline.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import polars as pl
 
-from model import baselines, measures
-from model.config import QUANTILES
+from model.calibration import Effect
+from model.contenders import Forecasts, ask, questions
 from model.engine import Engine
-from model.forecast import Forecast
-from model.measures import Bools, Floats, Ints
-from model.sequences import Sequences, sequences, window_list
-from model.targets import Horizons, Targets, targets
+from model.exam import EvaluationError, Exam, Protocol, set_exam
+from model.intervals import Difference, Resamples, difference
+from model.measures import Floats, Ints
+from model.questions import Choice, Confusion, Question, Ranking, higher_is_better
+from model.reliability import Bin, effects, reliability
+from model.sequences import sequences
+from model.slices import Slice, slices
+from model.splits import Split, by_share
 
-BATCH = 4096  # windows between two reports
-RANKED = ("popularity", "repeat", "markov")
+__all__ = ["Evaluation", "EvaluationError", "evaluate", "mark"]
+
+Interval = tuple[float, float]
+Figures = dict[str, dict[str, Floats]]  # contender → measure → the figure, then those of the draws [1 + R]
 
 
-class EvaluationError(Exception):
-    """There is nothing to evaluate on; the message is one line."""
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number and where it would lie with other users."""
+
+    value: float
+    interval: Interval | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,44 +50,40 @@ class Evaluation:
     """Measures per contender; NaN never occurs, a measure that cannot be computed is left out."""
 
     model_version: str
-    split: float
+    protocol: Protocol
     test_events: int
     cold_events: int  # without a window
     users: int
     from_ms: int
     until_ms: int
     scores: dict[str, dict[str, float]]  # contender → measure → value; "model" is the first
+    intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)  # likewise, where there are enough users
+    against_best: dict[str, Difference] = field(default_factory=dict)  # measure → model minus the best baseline
+    classes: dict[str, dict[str, Figure]] = field(default_factory=dict)  # behaviour → measure → of the model
+    confusion: Confusion | None = None
+    reliability: dict[str, list[Bin]] = field(default_factory=dict)  # head → bins that hold events
+    calibration: dict[str, Effect] = field(default_factory=dict)  # head → what calibration does on these events
+    slices: dict[str, list[Slice]] = field(default_factory=dict)  # "item" and "category" → slices
 
     def to_dict(self) -> dict[str, object]:
         """Ready for JSON."""
-        return asdict(self)
+        found: dict[str, object] = msgspec.to_builtins(self)
+        return found
 
     def rows(self) -> list[list[str]]:
-        """A table: a heading, then one row per measure with a column per contender, "" where it does not apply."""
-        contenders = list(self.scores)
-        names = dict.fromkeys(name for scores in self.scores.values() for name in scores)
-        body = [
-            [name, *(f"{scores[name]:.4f}" if name in scores else "" for scores in self.scores.values())]
-            for name in names
-        ]
-        return [["measure", *contenders], *body]
+        """A table: a heading, then one row per measure of the model beside the best baseline, "" where there is none."""
+        body = []
+        for name, value in self.scores["model"].items():
+            best = self.against_best.get(name)
+            baseline = f"{best.baseline} {self.scores[best.baseline][name]:.4f}" if best else ""
+            interval = shown(self.intervals.get("model", {}).get(name))
+            body.append([name, f"{value:.4f}", interval, baseline, best.verdict if best else ""])
+        return [["measure", "model", "95 %", "best baseline", "model is"], *body]
 
 
-@dataclass(frozen=True, slots=True)
-class Exam:
-    """The events of an evaluation."""
-
-    data: Sequences
-    cut: int  # place in the log
-    train: Bools  # [N]
-    wanted: Ints  # events to be predicted that have a window before them
-    cold: Ints  # events to be predicted that have none
-    asked: Ints  # events after which something is asked
-    windows: Sequence[int]  # first event of each asked window
-    behaviors: Ints  # [N] class, -1 for one that the model does not know
-    classes: int
-    labels: Targets
-    training_labels: Targets
+def shown(interval: Interval | None) -> str:
+    """An interval for a table."""
+    return f"{interval[0]:.4f} – {interval[1]:.4f}" if interval else ""
 
 
 def evaluate(
@@ -82,188 +91,104 @@ def evaluate(
     frame: pl.DataFrame,
     *,
     split: float = 0.8,
+    choose: Split | None = None,
     k: Sequence[int] = (1, 5, 10, 20),
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    protocol: Protocol | None = None,
 ) -> Evaluation:
-    """Scores the model and the baselines on the events after `split`; progress gets (windows done, windows in all).
+    """Scores the model and the baselines on the events after `split`, or on those that `choose` wants tested.
+
+    Progress gets (windows done, windows in all).
 
     Raises ArtifactError, FrameError, or EvaluationError where no event follows the split.
     """
     engine = engine_or_dir if isinstance(engine_or_dir, Engine) else Engine.load(engine_or_dir, device=device)
-    exam = set_exam(engine, sequences(frame), split)
-    forecasts = dict(zip(exam.asked.tolist(), _answers(engine, exam, max(k), progress), strict=True))
-    scores: dict[str, dict[str, float]] = {"model": {}, **{name: {} for name in RANKED}, "majority": {}}
-    items = {at: [item["item_id"] for item in forecast.next_items] for at, forecast in forecasts.items()}
-    categories = {at: [one["category"] for one in forecast.next_categories] for at, forecast in forecasts.items()}
-    _score_ranking(scores, exam, "item", exam.data.items, items, k)
-    _score_ranking(scores, exam, "category", exam.data.categories, categories, k)
-    _score_behavior(scores, exam, forecasts)
-    _score_time(scores, exam, forecasts)
-    _score_question(scores, exam, forecasts, "purchase", exam.labels.goal, exam.labels.goal_known)
-    _score_question(scores, exam, forecasts, "churn", exam.labels.churn, exam.labels.churn_known)
-    test = exam.data.order >= exam.cut
+    data = sequences(frame)
+    exam = set_exam(engine, data, choose(data) if choose else by_share(data, split))
+    return mark(engine, exam, ask(engine, exam, max(k), progress), k=k, protocol=protocol)
+
+
+def mark(
+    engine: Engine,
+    exam: Exam,
+    forecasts: Forecasts,
+    *,
+    k: Sequence[int] = (1, 5, 10, 20),
+    protocol: Protocol | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Measures answers to an exam; the seed is that of the draws of users."""
+    users = np.unique(exam.data.users[exam.test])
+    draws, person = Resamples(len(users), seed=seed), np.searchsorted(users, exam.data.users)
+    asked = questions(engine, exam, forecasts, k)
+    figures = _figures(asked, draws, person)
+    times = exam.data.times_ms[exam.test]
+    choices = [one for one in asked if isinstance(one, Choice)]
     return Evaluation(
         model_version=engine.version,
-        split=split,
-        test_events=int(test.sum()),
+        protocol=told(engine, exam, protocol or Protocol(), seed),
+        test_events=int(exam.test.sum()),
         cold_events=len(exam.cold),
-        users=len(np.unique(exam.data.users[test])),
-        from_ms=int(exam.data.times_ms[test].min()),
-        until_ms=int(exam.data.times_ms[test].max()),
-        scores={
-            who: {name: value for name, value in own.items() if value == value} for who, own in scores.items() if own
-        },
+        users=len(users),
+        from_ms=int(times.min()),
+        until_ms=int(times.max()),
+        scores={who: {name: float(found[0]) for name, found in own.items()} for who, own in figures.items()},
+        intervals=_intervals(draws, figures),
+        against_best=_against_best(draws, figures),
+        classes=_classes(choices, draws, person),
+        confusion=choices[0].confusion() if choices else None,
+        reliability=reliability(asked),
+        calibration={} if engine.manifest.calibration is None else effects(asked, engine.calibration),
+        slices={one.name: slices(exam, one, draws, person) for one in asked if isinstance(one, Ranking)},
     )
 
 
-def set_exam(engine: Engine, data: Sequences, split: float) -> Exam:
-    """Which events are predicted from which windows, and the truth; raises EvaluationError."""
-    cut = int(len(data) * split)
-    test = np.flatnonzero(data.order >= cut)
-    is_cold = data.first[test] == test
-    wanted = test[~is_cold]
-    if len(wanted) == 0:
-        raise EvaluationError("nothing to evaluate: no event after the split has an earlier event of the same user")
-    asked = np.union1d(wanted - 1, test)
-    position = {name: number for number, name in enumerate(engine.behaviors)}
-    horizons = Horizons(engine.manifest.goal_horizon_ms, engine.manifest.churn_horizon_ms)
-    goal = np.fromiter((name == engine.goal for name in data.behaviors), np.bool_, len(data))
-    train = data.order < cut
-
-    def labels(observed_until: int) -> Targets:
-        return targets(data.users, data.times_ms, goal, horizons, observed_until)
-
-    return Exam(
-        data=data,
-        cut=cut,
-        train=train,
-        wanted=wanted,
-        cold=test[is_cold],
-        asked=asked,
-        windows=data.window_starts(asked, engine.window).tolist(),
-        behaviors=np.fromiter((position.get(name, -1) for name in data.behaviors), np.int64, len(data)),
-        classes=len(engine.behaviors),
-        labels=labels(int(data.times_ms.max())),
-        training_labels=labels(int(data.times_ms[train].max(initial=int(data.times_ms.min())))),
+def told(engine: Engine, exam: Exam, protocol: Protocol, seed: int) -> Protocol:
+    """The protocol of a report, completed by what the model and the exam know."""
+    calibrated = "" if engine.manifest.calibration is None else ", which also calibrated the probabilities"
+    return replace(
+        protocol,
+        split=exam.split,
+        validation=f"the last part of the training range decided when to stop{calibrated}",
+        seed=f"{engine.manifest.training.seed} of the training, {seed} of the draws of users",
     )
 
 
-def _answers(engine: Engine, exam: Exam, k: int, progress: Callable[[int, int], None] | None) -> list[Forecast]:
-    answers: list[Forecast] = []
-    for begin in range(0, len(exam.asked), BATCH):
-        some = exam.asked[begin : begin + BATCH].tolist()
-        answers.extend(engine.predict(window_list(exam.data, some, engine.window), top_k=k))
-        if progress is not None:
-            progress(len(answers), len(exam.asked))
-    return answers
+def _figures(asked: Sequence[Question], draws: Resamples, person: Ints) -> Figures:
+    """Every measure that is defined; person [N] numbers the users of the draws."""
+    figures: Figures = {"model": {}}
+    for question in asked:
+        for who, name, measure in question.measured():
+            found = draws.figures(measure, person[question.at])
+            if np.isfinite(found[0]):
+                figures.setdefault(who, {})[name] = found
+    return figures
 
 
-def _score_ranking(
-    scores: dict[str, dict[str, float]],
-    exam: Exam,
-    name: str,
-    column: list[str | None],
-    listed: dict[int, list[str]],
-    k: Sequence[int],
-) -> None:
-    """Ranked measures of one kind of name, for the model and the ranked baselines."""
-    wanted = [at for at in exam.wanted.tolist() if column[at] is not None]
-    missed = sum(column[at] is not None for at in exam.cold.tolist())
-    if not wanted:
-        return
-    start = dict(zip(exam.asked.tolist(), exam.windows, strict=True))
-    trained = [column[at] for at in np.flatnonzero(exam.train).tolist()]
-    rankers = {
-        "popularity": baselines.Popularity(trained).rank,
-        "repeat": baselines.Repeat().rank,
-        "markov": baselines.Markov(trained, exam.data.users[exam.train]).rank,
-    }
-    lists = {"model": [listed[at - 1] for at in wanted]}
-    for who, rank in rankers.items():
-        lists[who] = [rank(column[start[at - 1] : at], max(k)) for at in wanted]
-    for who, answers in lists.items():
-        ranks = measures.ranks_of(answers, [column[at] for at in wanted])
-        ranks = np.append(ranks, np.zeros(missed, np.int64))
-        for one in k:
-            scores[who][f"{name} HR@{one}"] = measures.hit_rate(ranks, one)
-            if one > 1:
-                scores[who][f"{name} NDCG@{one}"] = measures.ndcg(ranks, one)
-        scores[who][f"{name} MRR@{max(k)}"] = measures.reciprocal_rank(ranks)
+def _classes(choices: Sequence[Choice], draws: Resamples, person: Ints) -> dict[str, dict[str, Figure]]:
+    found: dict[str, dict[str, Figure]] = {}
+    for choice in choices:
+        for behavior, name, measure in choice.by_class():
+            figures = draws.figures(measure, person[choice.at])
+            if np.isfinite(figures[0]):
+                found.setdefault(behavior, {})[name] = Figure(float(figures[0]), draws.interval(figures))
+    return found
 
 
-def _score_behavior(scores: dict[str, dict[str, float]], exam: Exam, forecasts: dict[int, Forecast]) -> None:
-    wanted = exam.wanted[exam.behaviors[exam.wanted] >= 0]
-    if len(wanted) == 0:
-        return
-    actual, newest = exam.behaviors[wanted], exam.behaviors[wanted - 1]
-    learned = np.flatnonzero(exam.train[1:] & exam.train[:-1] & (np.diff(exam.data.users) == 0)) + 1
-    learned = learned[(exam.behaviors[learned] >= 0) & (exam.behaviors[learned - 1] >= 0)]
-    after, before = exam.behaviors[learned], exam.behaviors[learned - 1]
-    shares = baselines.behavior_shares(after, exam.classes)
-    steps = baselines.behavior_transitions(before, after, exam.classes)
-    answers: dict[str, Floats] = {
-        "model": np.array([forecasts[at - 1].next_behaviors for at in wanted.tolist()]),
-        "markov": np.where(newest[:, None] >= 0, steps[newest], shares),
-        "majority": np.tile(shares, (len(wanted), 1)),
-    }
-    for who, given in answers.items():
-        predicted = given.argmax(1)
-        scores[who]["behavior accuracy"] = measures.accuracy(predicted, actual)
-        scores[who]["behavior macro-F1"] = measures.macro_f1(predicted, actual)
-        scores[who]["behavior log-loss"] = measures.log_loss(given, actual)
-        scores[who]["behavior ECE"] = measures.calibration_error(given.max(1), predicted == actual)
+def _intervals(draws: Resamples, figures: Figures) -> dict[str, dict[str, Interval]]:
+    found = {who: {name: draws.interval(one) for name, one in own.items()} for who, own in figures.items()}
+    kept = {who: {name: one for name, one in own.items() if one is not None} for who, own in found.items()}
+    return {who: own for who, own in kept.items() if own}
 
 
-def _score_time(scores: dict[str, dict[str, float]], exam: Exam, forecasts: dict[int, Forecast]) -> None:
-    """Pinball in log seconds, median error in seconds and in log seconds, and what the outer quantiles hold."""
-    actual = exam.labels.gap_ms[exam.wanted - 1] / 1000
-    trained = exam.train & (exam.labels.next >= 0)
-    trained &= exam.train[exam.labels.next]
-    usual = np.quantile(exam.labels.gap_ms[trained] / 1000, QUANTILES) if trained.any() else np.zeros(3)
-    answers: dict[str, Floats] = {
-        "model": np.array([forecasts[at - 1].time_to_next_s for at in exam.wanted.tolist()]),
-        "majority": np.tile(usual, (len(actual), 1)),
-    }
-    for who, seconds in answers.items():
-        error = np.abs(np.log1p(seconds[:, 1]) - np.log1p(actual))
-        inside = (actual >= seconds[:, 0]) & (actual <= seconds[:, 2])
-        scores[who]["time pinball (log s)"] = measures.pinball(np.log1p(seconds), np.log1p(actual), QUANTILES)
-        scores[who]["time MAE (log s)"] = float(error.mean())
-        scores[who]["time MAE (s)"] = float(np.abs(seconds[:, 1] - actual).mean())
-        scores[who]["time in 10–90 %"] = float(inside.mean())
-
-
-def _score_question(
-    scores: dict[str, dict[str, float]],
-    exam: Exam,
-    forecasts: dict[int, Forecast],
-    name: str,
-    truth: Bools,
-    known: Bools,
-) -> None:
-    """A yes-or-no question with a horizon; "markov" is the rate after the newest behaviour, "majority" the rate."""
-    asked = exam.asked[(exam.data.order[exam.asked] >= exam.cut) & known[exam.asked]]
-    if len(asked) == 0:
-        return
-    happened = truth[asked]
-    own = exam.training_labels
-    own_truth, own_known = (own.goal, own.goal_known) if name == "purchase" else (own.churn, own.churn_known)
-    learned = np.flatnonzero(exam.train & own_known & (exam.behaviors >= 0))
-    rate = (own_truth[learned].sum() + 1) / (len(learned) + 2)
-    rates = baselines.rates_by_class(exam.behaviors[learned], own_truth[learned], exam.classes)
-    newest = exam.behaviors[asked]
-    answers: dict[str, Floats] = {
-        "model": np.array(
-            [
-                forecasts[at].purchase_probability if name == "purchase" else forecasts[at].churn_probability
-                for at in asked.tolist()
-            ]
-        ),
-        "markov": np.where(newest >= 0, rates[newest], rate),
-        "majority": np.full(len(asked), rate),
-    }
-    for who, probability in answers.items():
-        scores[who][f"{name} AUC"] = measures.auc(probability, happened)
-        scores[who][f"{name} log-loss"] = measures.binary_log_loss(probability, happened)
-        scores[who][f"{name} ECE"] = measures.calibration_error(probability, happened)
+def _against_best(draws: Resamples, figures: Figures) -> dict[str, Difference]:
+    """The model minus the best baseline, by measure."""
+    found = {}
+    for name, model in figures["model"].items():
+        higher = higher_is_better(name)
+        others = [who for who, own in figures.items() if who != "model" and name in own]
+        if others and higher is not None:
+            best = (max if higher else min)(others, key=lambda who: float(figures[who][name][0]))
+            found[name] = difference(draws, model, figures[best][name], best, higher_is_better=higher)
+    return found

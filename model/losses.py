@@ -5,18 +5,17 @@ P learning positions out of B × L, N catalogue size.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import QUANTILES
 from model.features import Batch
 from model.network import FAR, Heads, Mixture, NextMoveModel
-
-CELLS = 1 << 21  # logits held at once: 8 MB, which the allocator keeps and the cache half holds
+from model.softmax import log_probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +36,27 @@ class Labels:
         return Labels(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
+# What a head counts for; see `LossWeights`.
 WEIGHTS = {"item": 1.0, "category": 1.0, "behavior": 1.0, "with_item": 0.5, "time": 0.5, "goal": 0.5, "churn": 0.5}
 
 
-def losses(model: NextMoveModel, heads: Heads, batch: Batch, labels: Labels) -> dict[str, tuple[Tensor, int]]:
-    """Name → (sum of the loss, number of positions); heads at all positions (T = L) or at the last ones (T = 1)."""
+def losses(
+    model: NextMoveModel, heads: Heads, batch: Batch, labels: Labels, log_share: Tensor | None = None
+) -> dict[str, tuple[Tensor, int]]:
+    """Name → (sum of the loss, number of positions); heads at all positions (T = L) or at the last ones (T = 1).
+
+    With the items' `log_share` [N + 1] their softmax is sampled.
+    """
     config = model.config
     return {
         "item": mixture_loss(
-            heads.items, batch.item_ids, labels.item_ids, labels.item_rows, config.item_first, *model.item_table()
+            heads.items,
+            batch.item_ids,
+            labels.item_ids,
+            labels.item_rows,
+            config.item_first,
+            *model.item_table(),
+            log_share,
         ),
         "category": mixture_loss(
             heads.categories,
@@ -63,8 +74,52 @@ def losses(model: NextMoveModel, heads: Heads, batch: Batch, labels: Labels) -> 
     }
 
 
+class LossWeights(nn.Module):
+    """How much each head counts, learned beside the network (homoscedastic uncertainty: Kendall et al., CVPR 2018).
+
+    The loss of head k is w · (e^-s · L + s) with a learned s, so that in the end each counts as w · log L: what is large
+    because it is hard counts less. The learned factor stays within `BOUND`, since a loss may come near 0. A head whose
+    labels never vary counts next to nothing: its loss goes to 0 and its factor would grow, while the gradient of a pinball
+    loss does not shrink, and would drown all others.
+    """
+
+    BOUND = 1.0  # of |s|
+    CONSTANT = 0.01  # weight of a head with one answer only: Adam teaches the head itself all the same
+
+    def __init__(self, constant: Collection[str] = ()) -> None:
+        super().__init__()
+        self.constant = frozenset(constant)
+        self.log_variance = nn.Parameter(torch.zeros(len(WEIGHTS)))
+
+    def forward(
+        self, parts: dict[str, tuple[Tensor, int]], counts: Sequence[int] | None = None, share: float = 1.0
+    ) -> Tensor:
+        """The sum over the heads that had something to learn; parts as `losses` gives them.
+
+        Where several processes learn together, `counts` are the positions of all and `share` is one process's part of
+        what is there once, so that the sum over the processes is what one would give.
+        """
+        counts = counts or [count for _, count in parts.values()]
+        scales = self.BOUND * torch.tanh(self.log_variance / self.BOUND)
+        terms = [
+            self.CONSTANT * total / count
+            if name in self.constant
+            else WEIGHTS[name] * (total / count / scale.exp() + share * scale)
+            for scale, (name, (total, _)), count in zip(scales, parts.items(), counts, strict=True)
+            if count
+        ]
+        return torch.stack(terms).sum() if terms else scales.sum() * 0
+
+
 def mixture_loss(
-    mixture: Mixture, ids: Tensor, target_ids: Tensor, target_rows: Tensor, first: int, vectors: Tensor, bias: Tensor
+    mixture: Mixture,
+    ids: Tensor,
+    target_ids: Tensor,
+    target_rows: Tensor,
+    first: int,
+    vectors: Tensor,
+    bias: Tensor,
+    log_share: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """-log p of what came next under `g · softmax + (1 - g) · pointer`.
 
@@ -74,62 +129,14 @@ def mixture_loss(
     row, step = torch.nonzero(target_ids >= 0, as_tuple=True)  # [P] each
     wanted = target_ids[row, step]  # [P]
     classes = (target_rows[row, step] - first + 1).clamp(min=0)  # [P]
+    named = log_probability(mixture.query[row, step], vectors, bias, classes, log_share)  # [P]
+    if mixture.copied is None:
+        return -named.sum(), len(row)
     hit = ids[row] == wanted[:, None]  # [P, L]
-    copied = torch.logsumexp(mixture.pointer[row, step].masked_fill(~hit, FAR), dim=-1)  # [P]
-    named = catalogue_log_probability(mixture.query[row, step], vectors, bias, classes)  # [P]
+    copied = torch.logsumexp(mixture.copied.pointer[row, step].masked_fill(~hit, FAR), dim=-1)  # [P]
     named = named.masked_fill((classes == 0) & (copied > FAR / 2), FAR)
-    share, copy_share = mixture.log_catalogue[row, step], mixture.log_copy[row, step]
+    share, copy_share = mixture.copied.log_catalogue[row, step], mixture.copied.log_copy[row, step]
     return -torch.logaddexp(share + named, copy_share + copied).sum(), len(row)
-
-
-def catalogue_log_probability(query: Tensor, vectors: Tensor, bias: Tensor, classes: Tensor) -> Tensor:
-    """Log softmax at one class per row, [P]; query [P, D], vectors [N + 1, D], bias [N + 1], classes [P]."""
-    result: Tensor = _LogSoftmaxAt.apply(query, vectors, bias, classes)
-    return result
-
-
-class _LogSoftmaxAt(torch.autograd.Function):
-    """The full softmax in blocks of rows that stay in cache, computed again on the way back instead of kept.
-
-    Matrix products are in bfloat16, which is several times faster; sums and the softmax are in float32.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, vectors: Tensor, bias: Tensor, classes: Tensor) -> Tensor:
-        """As `catalogue_log_probability`; keeps one normaliser per row, [P], and no logits."""
-        table = vectors.bfloat16()
-        normaliser, chosen = query.new_empty(len(query)), query.new_empty(len(query))
-        for part in _blocks(len(query), len(bias)):
-            logits = _logits(query[part], table, bias)  # [p, N + 1]
-            normaliser[part] = logits.logsumexp(-1)
-            chosen[part] = logits.gather(1, classes[part, None]).squeeze(1)
-        ctx.save_for_backward(query, vectors, bias, classes, normaliser)
-        return chosen - normaliser
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Gradients [P, D], [N + 1, D] and [N + 1] from grad [P]: one-hot minus softmax, computed again by block."""
-        query, vectors, bias, classes, normaliser = ctx.saved_tensors
-        table = vectors.bfloat16()
-        to_query, to_vectors, to_bias = torch.empty_like(query), torch.zeros_like(vectors), torch.zeros_like(bias)
-        for part in _blocks(len(query), len(bias)):
-            slope = _logits(query[part], table, bias).sub_(normaliser[part, None]).exp_()  # [p, N + 1] probabilities
-            slope.mul_(-grad[part, None])
-            slope.scatter_add_(1, classes[part, None], grad[part, None])
-            to_bias += slope.sum(0)
-            narrow = slope.bfloat16()
-            to_query[part] = (narrow @ table).float()
-            to_vectors += narrow.t() @ query[part].bfloat16()
-        return to_query, to_vectors, to_bias, None
-
-
-def _logits(query: Tensor, table: Tensor, bias: Tensor) -> Tensor:
-    return (query.bfloat16() @ table.t()).float().add_(bias)
-
-
-def _blocks(rows: int, columns: int) -> list[slice]:
-    size = max(1, CELLS // columns)
-    return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
 
 
 def with_item_loss(model: NextMoveModel, heads: Heads, batch: Batch, labels: Labels) -> tuple[Tensor, int]:

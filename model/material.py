@@ -25,6 +25,7 @@ from model.window import DAY_MS, WindowRule
 
 Bools = npt.NDArray[np.bool_]
 
+DENSE_EVENTS = 50  # per known item
 MIN_REPEATED = 200  # with fewer items than this seen twice, items seen once are kept as well
 
 
@@ -47,6 +48,37 @@ class Material:
         """Events whose next event may be learned from, [N]."""
         following = self.learned.next
         return np.asarray((following >= 0) & (self.data.order[following] < self.learn_until))
+
+    def inside(self) -> Bools:
+        """Events that are learned from, [N]."""
+        return np.asarray(self.data.order < self.learn_until)
+
+    def repeats(self) -> bool:
+        """Whether any user of the learning part meets an item or a category twice."""
+        inside, columns = self.inside(), self.columns
+        for ids in (columns.item_ids, columns.category_ids):
+            named = inside & (ids >= 0)
+            pairs = np.stack((self.data.users[named], ids[named]), axis=1)
+            if len(np.unique(pairs, axis=0)) < len(pairs):
+                return True
+        return False
+
+    def constant(self) -> set[str]:
+        """Names of the heads for which the learning part knows one answer only."""
+        learning, inside, ahead = self.learning(), self.inside(), self.learned
+        answers = {
+            "behavior": self.columns.behavior_rows[ahead.next[learning]],
+            "with_item": self.columns.behavior_rows[ahead.next[learning]],
+            "time": ahead.gap_ms[learning],
+            "goal": ahead.goal[inside & ahead.goal_known],
+            "churn": ahead.churn[inside & ahead.churn_known],
+        }
+        return {name for name, found in answers.items() if len(np.unique(found)) <= 1}
+
+    def is_dense(self) -> bool:
+        """Whether a known item is seen so often that its name can be learned."""
+        known = self.vocabulary.item_counts
+        return len(known) > 0 and sum(known) >= DENSE_EVENTS * len(known)
 
     def checking(self) -> Ints:
         """Events that validate: their next event, or they themselves, lie behind the learning part."""
@@ -97,6 +129,12 @@ def without_itself(rows: Ints, first: int, counts: Sequence[int], inside: Bools,
     """Rows of names, an unknown row where the name is known only because of this event, [N]."""
     seen = np.concatenate((np.zeros(first, np.int64), np.asarray(counts, np.int64)))[rows]
     return np.where(inside & (rows >= first) & (seen - 1 < least), FIRST_BUCKET, rows)
+
+
+def log_share(rows: Ints, first: int, total: int) -> Tensor:
+    """Log frequency of class 0, "none of these", and of each known row, one half added to each count."""
+    counts = np.bincount(np.maximum(rows - first + 1, 0), minlength=total - first + 1) + 0.5
+    return torch.log(torch.from_numpy(counts / counts.sum())).float()
 
 
 def default_horizons(times_ms: Ints) -> Horizons:

@@ -3,29 +3,33 @@
 Features:
 - an event is the sum of what happened: item, category, behaviour, log-bucketed gap to the event before, hour of day,
   and how often its item and its category already occurred in the window
-- pre-norm blocks; an attention bias from distance, time difference, same session, same item, same category
+- pre-norm blocks whose two halves pass through a gate each (LiGR: Hu et al., 2025), with a gated feed-forward (SwiGLU:
+  Shazeer, 2020) and grouped keys (GQA: Ainslie et al., EMNLP 2023); or another backbone, see `model.backbones`
+- an attention bias from distance (relative positions), time difference, same session, same item, same category
 - next item and next category: `p = g · softmax over the catalogue + (1 - g) · pointer over the distinct ones in the
   window`; the pointer also reaches names that the vocabulary does not know
 - the pointer sees recency rank, time since, sessions ago, count in the window, same category as the newest event
+- where users never repeat anything (`copy` is off) there is no pointer, and distance is all that relates two events
 - catalogue logits are tied to the input embeddings, and an item's row shares its category's row
 - heads: next behaviour, behaviour given the item, goal within a horizon, time to next (monotone quantiles), churn
 
-It knows nothing of names, files or losses. B batch, L positions, T query positions (all L, or the last one),
-D width, H heads, N catalogue size.
+What is said at an event depends on nothing after it. It knows nothing of names, files or losses. B batch, L positions,
+T query positions (all L, or the last one), D width, H heads, K heads of keys and values, F feed width, N catalogue.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from model import backbones
 from model.config import QUANTILES, NextMoveConfig
-from model.features import Batch
+from model.features import NO_IDENTITY, Batch
 from model.vocabulary import FIRST_BUCKET
 
 FAR = -1e4  # a logit that no other logit can be confused with; finite, so that gradients stay finite
@@ -33,7 +37,7 @@ GAP_BUCKETS = 24  # powers of two of seconds: 1 s … 97 days
 HOUR_MS = 3_600_000
 COUNT_CAP = 8
 RELATIONS = 4
-DISTANCES = 128  # farther ones count as the farthest
+DISTANCES = 256  # farther ones count as the farthest
 EVENT_DECAYS = (0.6, 0.9)  # weight of an event per event since
 TIME_DECAYS_S = (600.0, 43_200.0)  # time constants of an event's weight
 POINTER_FEATURES = 12 + 2 * (len(EVENT_DECAYS) + len(TIME_DECAYS_S))
@@ -41,9 +45,16 @@ POINTER_FEATURES = 12 + 2 * (len(EVENT_DECAYS) + len(TIME_DECAYS_S))
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """A distribution over (catalogue ∪ distinct ones in the window), in logs."""
+    """A distribution over (catalogue ∪ distinct ones in the window), in logs; over the catalogue without `copied`."""
 
     query: Tensor  # [B, T, D] against `catalogue`
+    copied: Copied | None
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """The window's part of a mixture."""
+
     log_catalogue: Tensor  # [B, T] log of the catalogue's share
     log_copy: Tensor  # [B, T] log of the window's share
     pointer: Tensor  # [B, T, L] log-probability of each candidate, FAR where no candidate
@@ -73,51 +84,54 @@ class Relations:
 
 
 class Block(nn.Module):
-    """Pre-norm attention and feed-forward."""
+    """Pre-norm attention and feed-forward, each behind a gate that the residual stream opens."""
 
     def __init__(self, config: NextMoveConfig) -> None:
         super().__init__()
-        width = config.width
-        self.heads = config.heads
-        self.attention_norm = nn.LayerNorm(width)
+        width, inner = config.width, config.feed_width
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        self.attention_norm = nn.LayerNorm(width, bias=False)
         self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.relation_weight = nn.Parameter(torch.zeros(RELATIONS, config.heads))
+        self.key_value = nn.Linear(width, 2 * width // config.heads * config.kv_heads, bias=False)
+        self.relation_weight = nn.Parameter(torch.zeros(RELATIONS, config.heads)) if config.copy else None
         self.distance = nn.Embedding(DISTANCES, config.heads)  # bias by how many events ago
         self.mix = nn.Linear(width, width, bias=False)
-        self.feed_norm = nn.LayerNorm(width)
-        self.widen = nn.Linear(width, 4 * width)
-        self.narrow = nn.Linear(4 * width, width)
+        self.attention_gate = nn.Linear(width, width)
+        self.feed_norm = nn.LayerNorm(width, bias=False)
+        self.widen = nn.Linear(width, 2 * inner, bias=False)
+        self.narrow = nn.Linear(inner, width, bias=False)
+        self.feed_gate = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, relations: Relations, at: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, relations: Relations | None, at: Tensor | None) -> Tensor:
         """[B, L, D] → [B, T, D]; with `at` only those positions ask, all positions are asked."""
         normed = self.attention_norm(x)  # [B, L, D]
-        asking = normed if at is None else pick(normed, at)  # [B, T, D]
-        key, value = self.key_value(normed).chunk(2, dim=-1)  # [B, L, D] each
+        asking, y = (normed, x) if at is None else (pick(normed, at), pick(x, at))  # [B, T, D] each
+        key, value = self.key_value(normed).chunk(2, dim=-1)  # [B, L, K · D/H] each
         mixed = F.scaled_dot_product_attention(
-            self.split(self.query(asking)),  # [B, H, T, D/H]
-            self.split(key),
-            self.split(value),
-            attn_mask=self.bias(relations, at),  # [B, H, T, L]
+            split(self.query(asking), self.heads),  # [B, H, T, D/H]
+            split(key, self.kv_heads),  # [B, K, L, D/H]
+            split(value, self.kv_heads),
+            attn_mask=self.bias(x.shape[1], relations, at),  # [H, L, L] or [B, H, T, L]
+            enable_gqa=self.kv_heads < self.heads,
         )
-        y: Tensor = (x if at is None else pick(x, at)) + self.dropout(self.mix(mixed.transpose(1, 2).flatten(2)))
-        fed: Tensor = self.dropout(self.narrow(F.gelu(self.widen(self.feed_norm(y)))))
-        return y + fed
+        mixed = self.dropout(self.mix(mixed.transpose(1, 2).flatten(2)))  # [B, T, D]
+        y = y + torch.sigmoid(self.attention_gate(y)) * mixed
+        wide, gate = self.widen(self.feed_norm(y)).chunk(2, dim=-1)  # [B, T, F] each
+        fed = self.dropout(self.narrow(F.silu(gate) * wide))  # [B, T, D]
+        return torch.addcmul(y, torch.sigmoid(self.feed_gate(y)), fed)
 
-    def split(self, x: Tensor) -> Tensor:
-        """[B, T, D] → [B, H, T, D/H]."""
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
-
-    def bias(self, relations: Relations, at: Tensor | None) -> Tensor:
-        """Causal mask, what the distance adds, and what the relations add, [B, H, T, L]."""
-        maps = relations.maps if at is None else relations.maps[torch.arange(len(at), device=at.device), :, at, None]
-        length = maps.shape[-1]
-        related = (self.relation_weight.t() @ maps.flatten(2)).view(len(maps), self.heads, -1, length)  # [B, H, T, L]
-        steps = torch.arange(length, device=maps.device)
+    def bias(self, length: int, relations: Relations | None, at: Tensor | None) -> Tensor:
+        """Causal mask, what the distance adds, and what the relations add, [H, L, L] or [B, H, T, L]."""
+        steps = torch.arange(length, device=self.distance.weight.device)
         since = (steps[:, None] if at is None else at[:, None, None]) - steps  # [L, L] or [B, 1, L]
         near: Tensor = self.distance(since.clamp(0, DISTANCES - 1)).movedim(-1, -3)  # [H, L, L] or [B, H, 1, L]
-        return related + near.masked_fill((since < 0) if at is None else (since < 0)[:, None], float("-inf"))
+        near = near.masked_fill((since < 0) if at is None else (since < 0)[:, None], float("-inf"))
+        if relations is None or self.relation_weight is None:
+            return near
+        maps = relations.maps if at is None else relations.maps[torch.arange(len(at), device=at.device), :, at, None]
+        related = self.relation_weight.t() @ maps.flatten(2)  # [B, H, T · L]
+        return related.view(len(maps), self.heads, -1, length) + near
 
 
 class Pointer(nn.Module):
@@ -157,24 +171,28 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         self.behavior = nn.Embedding(config.behavior_rows, width)
         self.gap = nn.Embedding(GAP_BUCKETS + 2, width)  # the last row: the window's first event
         self.hour = nn.Embedding(24, width)
-        self.repeats = nn.Linear(4, width, bias=False)
+        self.repeats = nn.Linear(4, width, bias=False) if config.copy else None
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(width)
+        own = config.backbone == "nextmove"
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers if own else 0))
+        self.peer = None if own else backbones.build(config)
+        self.norm = nn.LayerNorm(width, bias=False)
         self.item_query = nn.Linear(width, width)
         self.category_query = nn.Linear(width, width)
         self.item_bias = nn.Parameter(torch.zeros(config.item_rows - config.item_first + 1))
         self.category_bias = nn.Parameter(torch.zeros(config.category_rows - config.category_first + 1))
-        self.item_gate = nn.Linear(width, 1)
-        self.category_gate = nn.Linear(width, 1)
-        self.item_pointer = Pointer(config)
-        self.category_pointer = Pointer(config)
+        if config.copy:
+            self.item_gate = nn.Linear(width, 1)
+            self.category_gate = nn.Linear(width, 1)
+            self.item_pointer = Pointer(config)
+            self.category_pointer = Pointer(config)
         behaviors = config.behavior_rows - config.behavior_first
         self.behavior_head = nn.Linear(width, behaviors)
         self.behavior_with_item = nn.Embedding(config.behavior_rows, behaviors)  # by the last behaviour with it
         self.goal_head = nn.Linear(width, 1)
         self.churn_head = nn.Linear(width, 1)
         self.time_head = nn.Linear(width, len(QUANTILES))
+        self.narrow = False  # products of the backbone in bfloat16: for learning, never for answers
         self.item_categories: Tensor
         self.register_buffer("item_categories", torch.ones(config.item_rows, dtype=torch.int64))  # category rows
         self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
@@ -189,31 +207,46 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
             nn.init.normal_(module.weight, std=0.02 if module is not self.behavior_with_item else 0.0)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
-    def forward(self, batch: Batch, last: bool = False) -> Heads:
-        """Heads at every position, or with `last` only at the newest event of each window (T = 1)."""
+    def forward(self, batch: Batch, last: bool = False, hidden: Tensor | None = None) -> Heads:
+        """Heads at every position, or with `last` only at the newest event of each window (T = 1).
+
+        A backbone that looks both ways learns the events that it is not shown: hidden bool [B, L].
+        """
         at = batch.lengths - 1 if last else None  # [B]
-        relations = self.relate(batch)
-        x = self.dropout(self.embed(batch, relations))  # [B, L, D]
-        top = len(self.blocks) - 1
-        keys = x
-        for depth, block in enumerate(self.blocks):
-            keys = x  # what the pointer points at: the input of the top block, computed at all positions
-            x = block(x, relations, at if depth == top else None)
-        h = self.norm(x)  # [B, T, D]
+        batch = batch if hidden is None else conceal(batch, hidden)
+        relations = self.relate(batch) if self.config.copy else None
+        keys, x = self.states(self.dropout(self.embed(batch, relations, hidden)), batch, relations, at, hidden)
+        h = self.norm(x).float()  # [B, T, D]
         spread = F.softplus(self.time_head(h)[..., 1:])  # [B, T, quantiles - 1]
         lowest = self.time_head(h)[..., :1]
         return Heads(
-            items=self.mixture(h, keys, batch.item_ids, relations.same_item, relations.same_category, relations, at, 0),
-            categories=self.mixture(
-                h, keys, batch.category_ids, relations.same_category, relations.same_item, relations, at, 1
-            ),
+            items=self.mixture(h, keys, batch.item_ids, relations, at, 0),
+            categories=self.mixture(h, keys, batch.category_ids, relations, at, 1),
             behaviors=self.behavior_head(h),
             goal=self.goal_head(h.detach()).squeeze(-1),  # its labels repeat over a user's events: learned by heart
             churn=self.churn_head(h).squeeze(-1),
             log_seconds=torch.cat((lowest, lowest + spread.cumsum(-1)), dim=-1),
         )
+
+    def states(
+        self, x: Tensor, batch: Batch, relations: Relations | None, at: Tensor | None, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Events [B, L, D] → what the pointer points at [B, L, D], and the states that are asked for [B, T, D].
+
+        The former is the input of the top block: it is computed at all positions, even where one alone is asked for.
+        """
+        keys, top = x, len(self.blocks) - 1
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.narrow):
+            if self.peer is not None:
+                x = self.peer(x, batch.lengths, hidden)
+                return keys, x if at is None else pick(x, at)
+            for depth, block in enumerate(self.blocks):
+                keys = x
+                x = block(x, relations, at if depth == top else None)
+        return keys.float(), x
 
     def relate(self, batch: Batch) -> Relations:
         """Relations of every pair of events."""
@@ -229,7 +262,7 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         maps = torch.stack((log_age * 0.1, sessions_ago == 0, same_item, same_category), dim=1)
         return Relations(same_item, same_category, log_age, sessions_ago, maps)
 
-    def embed(self, batch: Batch, relations: Relations) -> Tensor:
+    def embed(self, batch: Batch, relations: Relations | None, hidden: Tensor | None) -> Tensor:
         """Events as vectors [B, L, D]."""
         items = self.hide(batch.item_rows, self.config.item_first, self.config.unknown_items)
         categories = self.hide(batch.category_rows, self.config.category_first, self.config.unknown_categories)
@@ -238,9 +271,14 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         edges = 1000 * 2 ** torch.arange(GAP_BUCKETS, device=times.device)  # ms
         first = torch.full_like(times[:, :1], GAP_BUCKETS + 1)
         gap_rows = torch.cat((first, torch.bucketize(gaps, edges)), dim=1)  # [B, L]
-        before = torch.stack((*seen_before(relations.same_item), *seen_before(relations.same_category)), dim=-1)
+        if hidden is not None:  # the pause after a hidden event would tell when it was
+            gap_rows[:, 1:] = gap_rows[:, 1:].masked_fill(hidden[:, :-1], GAP_BUCKETS + 1)
         x = self.item(items) + self.category(categories) + self.behavior(batch.behavior_rows)
-        return x + self.gap(gap_rows) + self.hour(times // HOUR_MS % 24) + self.repeats(before)  # type: ignore[no-any-return]
+        x = x + self.gap(gap_rows) + self.hour(times // HOUR_MS % 24)
+        if relations is None or self.repeats is None:
+            return x  # type: ignore[no-any-return]
+        before = (*seen_before(relations.same_item), *seen_before(relations.same_category))
+        return x + self.repeats(torch.stack(before, dim=-1))  # type: ignore[no-any-return]
 
     def hide(self, rows: Tensor, first: int, rate: float) -> Tensor:
         """In training, shows a share of the known names as unknown ones; rows [B, L]."""
@@ -250,27 +288,21 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         return torch.where(hidden, FIRST_BUCKET + rows % (first - FIRST_BUCKET), rows)
 
     def mixture(
-        self,
-        h: Tensor,
-        keys: Tensor,
-        ids: Tensor,
-        same: Tensor,
-        other: Tensor,
-        relations: Relations,
-        at: Tensor | None,
-        kind: int,
+        self, h: Tensor, keys: Tensor, ids: Tensor, relations: Relations | None, at: Tensor | None, kind: int
     ) -> Mixture:
         """The catalogue's share and the window's share for items (kind 0) or categories (kind 1)."""
+        query = (self.category_query if kind else self.item_query)(h)
+        if relations is None:
+            return Mixture(query, None)
+        same, other = relations.same_item, relations.same_category
+        if kind:
+            same, other = other, same
         candidate, features = candidates(ids, same, other, relations, at)
         pointer = self.category_pointer if kind else self.item_pointer
         gate = (self.category_gate if kind else self.item_gate)(h).squeeze(-1)  # [B, T]
         gate = gate.masked_fill(~candidate.any(-1), -FAR)  # nothing to copy: all to the catalogue
-        return Mixture(
-            query=(self.category_query if kind else self.item_query)(h),
-            log_catalogue=F.logsigmoid(gate),
-            log_copy=F.logsigmoid(-gate),
-            pointer=pointer(h, keys, candidate, features),
-        )
+        copied = Copied(F.logsigmoid(gate), F.logsigmoid(-gate), pointer(h, keys, candidate, features))
+        return Mixture(query, copied)
 
     def item_table(self) -> tuple[Tensor, Tensor]:
         """Output vectors [N + 1, D] and biases [N + 1]; class 0 is "none of these", class 1 + i the i-th known item."""
@@ -282,6 +314,17 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         """The same for categories."""
         first = self.config.category_first
         return torch.cat((self.category.weight[2:3], self.category.weight[first:])), self.category_bias
+
+
+def conceal(batch: Batch, hidden: Tensor) -> Batch:
+    """Without the identities of hidden events: nothing is like them, and nothing points at them."""
+    items, categories = (ids.masked_fill(hidden, NO_IDENTITY) for ids in (batch.item_ids, batch.category_ids))
+    return replace(batch, item_ids=items, category_ids=categories)
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """[B, T, heads · D/H] → [B, heads, T, D/H]."""
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def pick(x: Tensor, at: Tensor) -> Tensor:

@@ -6,9 +6,12 @@ The same cut for training (chunks whose positions all learn) and for evaluation 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +43,15 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.users)
 
+    def fingerprint(self) -> str:
+        """sha256 of the events; equal tables of events have equal ones."""
+        digest = hashlib.sha256()
+        for numbers in (self.users, self.times_ms, self.order):
+            digest.update(numbers.tobytes())
+        for names in (self.items, self.behaviors, self.categories):
+            digest.update(json.dumps(names).encode())
+        return digest.hexdigest()
+
     def window(self, last: int, rule: WindowRule) -> Window:
         """What the rule lets a prediction see right after event `last`."""
         start = int(self.window_starts(np.array([last]), rule)[0])
@@ -68,37 +80,44 @@ class Sequences:
 
 def sequences(frame: pl.DataFrame) -> Sequences:
     """Groups a table of events; raises FrameError for a missing column, a wrong type, or no usable row."""
-    frame = usable(frame)
-    frame = frame.sort("timestamp", maintain_order=True).with_row_index("order")
-    frame = frame.with_columns(pl.col("user_id").rank("dense").alias("user"))
-    frame = frame.sort("user", "order")
-    users = frame["user"].cast(pl.Int64).to_numpy()
+    frame = usable(frame).select(COLUMNS)
+    if not frame["timestamp"].is_sorted():
+        frame = frame.sort("timestamp", maintain_order=True)
+    number = frame["user_id"].unique().cast(pl.String).sort()  # the order of users is that of their names
+    numbers = frame["user_id"].cast(pl.Enum(number)).to_physical().cast(pl.Int64)
+    frame = frame.drop("user_id").with_row_index("order").with_columns(user=numbers).sort("user", "order")
+    users = frame["user"].to_numpy()
     begins = np.flatnonzero(np.diff(users, prepend=-1))
     return Sequences(
         users=users,
         times_ms=frame["timestamp"].to_numpy(),
         order=frame["order"].cast(pl.Int64).to_numpy(),
-        items=frame["item_id"].to_list(),
-        behaviors=frame["behavior"].to_list(),
-        categories=frame["category"].to_list(),
+        items=_names(frame["item_id"]),
+        behaviors=_names(frame["behavior"]),
+        categories=_names(frame["category"]),
         first=np.repeat(begins, np.diff(begins, append=len(users))),
     )
 
 
+def _names(column: pl.Series) -> list[Any]:
+    """A name per row, None where there is none; equal names are one object, which saves most of their memory."""
+    distinct = column.unique().drop_nulls()
+    names = dict(zip(distinct.to_physical(), distinct.cast(pl.String), strict=True))
+    return [
+        names.get(code) for part in column.to_frame().iter_slices(1 << 16) for code in part.to_series().to_physical()
+    ]
+
+
 def usable(frame: pl.DataFrame) -> pl.DataFrame:
-    """The needed columns and the rows that have a user, a time and a behaviour; raises FrameError."""
+    """The rows that have a user, a time and a behaviour, names as codes (polars' Categorical); raises FrameError."""
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise FrameError(f"the table of events has no column {', '.join(missing)}")
     if frame.height == 0:
         raise FrameError("the table of events is empty")
     try:
-        frame = frame.select(
-            pl.col("user_id").cast(pl.String),
-            pl.col("timestamp").cast(pl.Int64),
-            pl.col("behavior").cast(pl.String),
-            pl.col("item_id").cast(pl.String),
-            pl.col("category").cast(pl.String),
+        frame = frame.with_columns(
+            pl.col("timestamp").cast(pl.Int64), *(_coded(frame[name]) for name in COLUMNS if name != "timestamp")
         ).drop_nulls(["user_id", "timestamp", "behavior"])
     except pl.exceptions.PolarsError as error:
         raise FrameError(f"the table of events has a column of the wrong type: {str(error).splitlines()[0]}") from error
@@ -107,22 +126,30 @@ def usable(frame: pl.DataFrame) -> pl.DataFrame:
     return frame
 
 
-def chunks(data: Sequences, until: int, rule: WindowRule, offset: int) -> tuple[Ints, Ints, Ints]:
-    """Stretches that let every event learn once: start, length, and the first index that learns; [C] each.
+def _coded(names: pl.Series) -> pl.Series:
+    return names if names.dtype == pl.Categorical else names.cast(pl.String).cast(pl.Categorical)
 
-    Only events before place `until` of the log take part. A stretch ends with events that learn (half a window at most)
-    and begins with as many as the rule allows before its end, so a learning event sees at least half a window where the
-    user has one. `offset` moves the cuts, so that different epochs cut differently.
+
+def chunks(data: Sequences, until: int, rule: WindowRule, offset: int, overlap: float = 0.5) -> tuple[Ints, Ints, Ints]:
+    """Stretches that let every event learn: start, length, and the first index that learns; [C] each.
+
+    Only events before place `until` of the log take part. A stretch is as long as the rule allows; its first `overlap`
+    only gives context, so that what learns sees at least that much where the user has it, and learns once. Without any
+    overlap all of a stretch learns, and a life that fits into one window is one stretch: less context, half the work.
+    `offset` moves the cuts, so that different epochs cut differently.
     """
-    stride = max(1, rule.events // 2)
+    stride = max(1, int(rule.events * (1 - overlap)))
     kept = np.flatnonzero(data.order < until)  # of each user a first part of the life
-    group = (kept - data.first[kept] + offset % stride) // stride
+    shift = np.full(len(kept), offset % stride)
+    if overlap == 0:
+        shift[np.bincount(data.users[kept])[data.users[kept]] <= rule.events] = 0
+    group = (kept - data.first[kept] + shift) // stride
     new = (np.diff(data.users[kept], prepend=-1) != 0) | (np.diff(group, prepend=-1) != 0)
     begins = kept[new]
     ends = kept[np.append(np.flatnonzero(new)[1:] - 1, len(kept) - 1)] if len(kept) else begins
     begins, ends = _split_old(data, begins, ends, rule.age_ms)
     starts = data.window_starts(ends, rule)
-    return starts, ends - starts + 1, begins
+    return starts, ends - starts + 1, begins if overlap else starts
 
 
 def _split_old(data: Sequences, begins: Ints, ends: Ints, age_ms: int) -> tuple[Ints, Ints]:

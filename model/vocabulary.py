@@ -140,7 +140,7 @@ def build(
     behaviors: Sequence[str],
     goal: str,
     *,
-    max_items: int = 100_000,
+    max_items: int = 1_000_000,
     min_item_count: int = 1,
     item_buckets: int = 64,
     category_buckets: int = 16,

@@ -11,10 +11,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
 import orjson
@@ -41,6 +41,11 @@ ModelDir = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="D
 Broker = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka; several separated by commas.")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Protocol = Annotated[
+    Literal["time", "leave-one-out"],
+    typer.Option(help="What is held out: the last part, or each user's last two events."),
+]
+Report = Annotated[Path | None, typer.Option(metavar="FILE", help="An .html page; the same as .json beside it.")]
 Since = Annotated[float, typer.Option(min=0, max=0.999, help="Leave out this share of the events, by time.")]
 
 
@@ -71,32 +76,72 @@ def train(
     logs: Logs,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; replaced if it holds a model.")],
     preset: Annotated[str, typer.Option(help="The one dial: small, base or large.")] = "small",
+    backbone: Annotated[
+        str, typer.Option(help="nextmove, or to compare: gpt2, llama, bert, gru, lstm, rnn.")
+    ] = "nextmove",
     split: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the events, by time, to learn from.")] = 0.8,
+    protocol: Protocol = "time",
     seed: Annotated[int, typer.Option(help="The same seed and log give the same model.")] = 0,
     time_budget: Annotated[float | None, typer.Option(metavar="SECONDS", help="Stop learning after this time.")] = None,
+    clean: Annotated[
+        bool, typer.Option(help="Leave out duplicates, impossible times and bots; see docs/logs.md.")
+    ] = True,
+    rare_items: Annotated[int, typer.Option(min=1, help="Leave out items with fewer events than this.")] = 1,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Leave there what the same command needs to go on after a crash."),
+    ] = None,
+    checkpoint_every: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How often, within an epoch.")] = 60,
+    bf16: Annotated[
+        bool, typer.Option(help="Compute in bfloat16 where that is enough, for GPUs that have it.")
+    ] = False,
+    report: Report = None,
     format_: LogFormat = "auto",
     mapping: Mapping = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn from logs and publish a model."""
-    from model.training import TrainingError
-    from stream_app.event_logs import LogError
-    from stream_app.learning import learn, training_bar
+    """Learn from logs and publish a model; under torchrun, all of its processes learn one model together.
 
-    with _one_line(LogError, TrainingError), training_bar(notes, quiet=quiet) as progress:
-        events = _read(logs, format_, mapping)
-        result = learn(
-            events.frame, _behaviors(), out,
-            preset=preset, train_until=split, seed=seed, time_budget_s=time_budget, progress=progress,
-        )  # fmt: skip
+    With --report, the model is measured on the events that were held out, as `evaluate` does.
+    """
+    from model.artifact import ArtifactError
+    from model.cleaning import OFF, Cleaning
+    from model.evaluation import EvaluationError
+    from model.group import joined
+    from model.report import ReportError, check_place
+    from model.training import Keeping, TrainingError
+    from stream_app.event_logs import LogError
+    from stream_app.learning import examine, learn, training_bar, write_report
+
+    rules = replace(Cleaning() if clean else OFF, rare_items=rare_items)
+    keeping = None if checkpoint is None else Keeping(checkpoint, checkpoint_every)
+    errors = (ArtifactError, EvaluationError, LogError, ReportError, TrainingError)
+    with joined() as group, _one_line(*errors, silent=not group.leads):
+        if report is not None:
+            check_place(report)
+            if protocol == "time" and split == 1:
+                raise typer.BadParameter("--report needs events that are not learned from: a --split below 1")
+        notes.quiet = not group.leads
+        with training_bar(notes, quiet=quiet or not group.leads) as progress:
+            events = _read(logs, format_, mapping)
+            result = learn(
+                events.frame, _behaviors(), out,
+                preset=preset, backbone=backbone, train_until=split, seed=seed, time_budget_s=time_budget,
+                protocol=protocol, cleaning=rules, progress=progress, keeping=keeping, bf16=bf16, group=group,
+            )  # fmt: skip
+        if report is not None and group.leads:
+            write_report(report, out, examine(out, events, protocol, split)[protocol])
+    if not group.leads:
+        return
+    notes.print(f"cleaning: {result.cleaning.line() or 'nothing left out'}")
     if json:
         _print_json({**asdict(result), "directory": str(result.directory)})
     else:
         print(
             f"{result.directory}: model {result.version}, {result.events:,} events of {result.users:,} users, ", end=""
         )
-        print(f"best of epoch {result.epochs}, {result.seconds:.0f} s")
+        print(f"best of epoch {result.epochs}, {result.seconds:.0f} s" + (f"; {report}" if report else ""))
 
 
 @app.command()
@@ -104,23 +149,36 @@ def evaluate(
     model: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the model artefact.")],
     logs: Logs,
     split: Annotated[float, typer.Option(min=0, max=0.999, help="Test on the events after this share, by time.")] = 0.8,
+    protocol: Annotated[
+        Literal["time", "leave-one-out", "daily"],
+        typer.Option(help="Test what follows the split, each user's last event, or each day after the training."),
+    ] = "time",
+    report: Report = None,
     format_: LogFormat = "auto",
     mapping: Mapping = None,
     json: Json = False,
 ) -> None:
-    """Measure a model on the last part of a log, beside popularity, repeat and Markov on the same events."""
+    """Measure a model on the last part of a log, beside popularity, repeat, frequency and Markov on the same events."""
     from model.artifact import ArtifactError
     from model.evaluation import EvaluationError
-    from model.evaluation import evaluate as measure
+    from model.report import ReportError, check_place
     from stream_app.event_logs import LogError
-    from stream_app.learning import evaluation_table
+    from stream_app.learning import evaluation_table, examine, write_report
 
-    with _one_line(ArtifactError, EvaluationError, LogError):
-        evaluation = measure(model, _read(logs, format_, mapping).frame, split=split)
+    with _one_line(ArtifactError, EvaluationError, LogError, ReportError):
+        if report is not None:
+            check_place(report)
+            if protocol == "daily":
+                raise typer.BadParameter("--report is one page: it goes with --protocol time or leave-one-out")
+        found = examine(model, _read(logs, format_, mapping), protocol, split)
+        if report is not None:
+            write_report(report, model, found[protocol])
     if json:
-        _print_json(evaluation.to_dict())
-    else:
-        Console().print(evaluation_table(evaluation))
+        documents = {name: evaluation.to_dict() for name, evaluation in found.items()}
+        _print_json(documents if protocol == "daily" else documents[protocol])
+        return
+    for name, evaluation in found.items():
+        Console().print(evaluation_table(evaluation, name))
 
 
 @app.command()
@@ -273,7 +331,8 @@ def _behaviors() -> behavior_files.Behaviors:
 def _read(paths: list[Path], format_: str, mapping: Path | None) -> EventLog:
     from stream_app.event_logs import read_log
 
-    log = read_log(paths, format=format_, behaviors=_behaviors(), mapping=mapping, latest_ms=int(time() * 1000))
+    now_ms = int(time() * 1000)
+    log = read_log(paths, format=format_, behaviors=_behaviors(), mapping=mapping, latest_ms=now_ms, coded=True)
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in log.report.dropped.items())
     notes.print(f"{log.report.format}: {log.report.events:,} events" + (f"; left out: {dropped}" if dropped else ""))
     return log
@@ -292,13 +351,14 @@ def _speed(text: str) -> float | None:
 
 
 @contextmanager
-def _one_line(*expected: type[Exception]) -> Iterator[None]:
-    """What is expected to go wrong becomes one line and exit code 2."""
+def _one_line(*expected: type[Exception], silent: bool = False) -> Iterator[None]:
+    """What is expected to go wrong becomes one line, unless others say it, and exit code 2."""
     try:
         yield
     except expected as error:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        print(f"nextmove: {' '.join(text.split())}", file=sys.stderr)
+        if not silent:
+            print(f"nextmove: {' '.join(text.split())}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 

@@ -1,6 +1,7 @@
 """Event logs on disk → one table of events, and the table back to JSON lines.
 
-Rows that cannot become an event are dropped and counted by reason. How a file is opened, and which of its columns mean
+A file is read some rows at a time into columns of codes, so that what is needed at once is the events in that form and never
+the text of a whole file. Rows that cannot become an event are dropped and counted by reason. How a file is opened, and which of its columns mean
 what, is `log_formats.py`'s business. This module knows nothing of Kafka, and it reads no clock.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +48,7 @@ REASONS = (
 """Why a row is dropped. The closed list, in the order in which rows are checked."""
 
 _TEXT: tuple[Field, ...] = ("user_id", "item_id", "category", "event_id", "session_id")
+_CODED = ("user_id", "item_id", "category", "behavior", "session_id")  # names that come again and again
 _EXTRA = ("event_id", "session_id")  # columns only where the log has them
 _CHUNK = 65_536
 
@@ -79,9 +82,11 @@ def read_log(
     behaviors: Behaviors | None = None,
     mapping: Path | None = None,
     latest_ms: int | None = None,
+    coded: bool = False,
 ) -> EventLog:
     """Read one log, from one file or from several of the same format, as a table of events.
 
+    With `coded` the names in the table stay codes (polars' Categorical), which take a fraction of the memory of text.
     `format` is a name from `formats()`; "auto" looks at the header. `mapping` is a mapping file and replaces the format.
     Times outside the years 1990 to 2099, or above `latest_ms` (ms UTC) where given, are bad. Raises LogError.
     """
@@ -89,55 +94,48 @@ def read_log(
     if not files:
         raise LogError("no log given; name at least one file")
     vocabulary = behaviors or load_behaviors()
-    sources = [open_log(path) for path in files]
-    name, chosen = choose(sources[0], format, mapping)
     latest = LATEST_MS if latest_ms is None else min(LATEST_MS, latest_ms)
-    tables = [_read(source, chosen, vocabulary, latest) for source in sources]
-    return _log(files, name, tables, vocabulary)
+    with ExitStack() as opened:
+        sources = [opened.enter_context(open_log(path)) for path in files]
+        name, chosen = choose(sources[0], format, mapping)
+        tables = [_read(source, chosen, vocabulary, latest) for source in sources]
+    return _log(files, name, tables, vocabulary, coded=coded)
 
 
-def _log(files: tuple[Path, ...], name: str, tables: Sequence[_Table], behaviors: Behaviors) -> EventLog:
-    checked = pl.concat([table.frame for table in tables])
-    malformed = sum(table.malformed for table in tables)
-    dropped = _dropped(checked, malformed)
-    events = checked.filter(pl.col("reason").is_null())
+def _log(files: tuple[Path, ...], name: str, tables: list[_Table], behaviors: Behaviors, *, coded: bool) -> EventLog:
+    dropped = {reason: sum(table.dropped.get(reason, 0) for table in tables) for reason in REASONS}
+    dropped = {reason: count for reason, count in dropped.items() if count}
+    events = pl.concat([table.frame for table in tables])
     if events.is_empty():
-        raise LogError(f"{files[0]}: no usable rows as {name}: {_complaint(checked, dropped, behaviors)}")
-    frame = _shape(events)
-    report = LogReport(files, name, checked.height + malformed, frame.height, dropped)
-    return EventLog(frame, report)
+        raise LogError(f"{files[0]}: no usable rows as {name}: {_complaint(tables, dropped, behaviors)}")
+    tables.clear()  # one copy is enough
+    frame = _shape(events, coded=coded)
+    return EventLog(frame, LogReport(files, name, frame.height + sum(dropped.values()), frame.height, dropped))
 
 
-def _shape(events: pl.DataFrame) -> pl.DataFrame:
-    extra = [name for name in _EXTRA if events[name].null_count() < events.height]
+def _shape(events: pl.DataFrame, *, coded: bool) -> pl.DataFrame:
+    extra = [name for name in _EXTRA if name in events.columns and events[name].null_count() < events.height]
     columns = ["user_id", "timestamp", "behavior", "item_id", "category", "price", *extra]
-    return events.select(columns).sort("timestamp", maintain_order=True).rechunk()
+    if not events["timestamp"].is_sorted():
+        events = events.sort("timestamp", maintain_order=True)
+    names = [] if coded else [pl.col(name).cast(pl.String) for name in _CODED if name in columns]
+    return events.select(columns).with_columns(names).rechunk()
 
 
-def _dropped(checked: pl.DataFrame, malformed: int) -> dict[str, int]:
-    counts = dict(checked["reason"].drop_nulls().value_counts().iter_rows())
-    counts["malformed"] = malformed
-    return {reason: counts[reason] for reason in REASONS if counts.get(reason)}
-
-
-def _complaint(checked: pl.DataFrame, dropped: Mapping[str, int], behaviors: Behaviors) -> str:
+def _complaint(tables: Sequence[_Table], dropped: Mapping[str, int], behaviors: Behaviors) -> str:
     """Why nothing was left, with an example of the commonest mistakes."""
     if not dropped:
         return "the file has a header and no rows"
     counted = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     worst = max(dropped, key=lambda reason: dropped[reason])
-    first = checked.filter(pl.col("reason") == worst).head(1)
+    example = next((repr(table.examples[worst]) for table in tables if worst in table.examples), "it")
     hints = {
         "malformed": "lines are not JSON objects of plain values",
-        "unknown_behavior": f"{_quoted(first, 'raw_behavior')} is none of {', '.join(behaviors.names)} or their aliases",
+        "unknown_behavior": f"{example} is none of {', '.join(behaviors.names)} or their aliases",
         "missing_item": "these behaviours need an item_id",
-        "bad_timestamp": f"{_quoted(first, 'raw_timestamp')} does not lie between 1990 and 2100; check the unit",
+        "bad_timestamp": f"{example} does not lie between 1990 and 2100; check the unit",
     }
     return f"{counted}; {hints[worst]}" if worst in hints else counted
-
-
-def _quoted(first: pl.DataFrame, column: str) -> str:
-    return repr(first[column].item()) if first.height else "it"
 
 
 # --- rows → checked rows --------------------------------------------------------------------------------------------
@@ -145,40 +143,81 @@ def _quoted(first: pl.DataFrame, column: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """All rows of one file with the fields of an event, and the `reason` to drop the row or null."""
+    """The events of one file in the order of its rows, and what became of the other rows."""
 
     frame: pl.DataFrame
-    malformed: int
+    dropped: Mapping[str, int]
+    examples: Mapping[str, str | None]  # reason → the first offending value
 
 
 def _read(source: LogFile, mapping: LogMapping, behaviors: Behaviors, latest: int) -> _Table:
-    raw = read_rows(source, mapping)
-    _require_columns(source, mapping, raw.frame)
+    batches: list[pl.DataFrame] = []
+    examples: dict[str, str | None] = {}
+    present: set[str] = set()
+    malformed = 0
+    for rows in read_rows(source, mapping):
+        malformed += rows.malformed
+        present |= _present(source, rows.frame)
+        if source.container != "jsonl":
+            _require_columns(source, mapping, present)
+        with one_line(source.path):
+            batches.append(_checked(rows.frame, mapping, behaviors, latest, examples))
+    if any(batch.height for batch in batches):  # where no line could be read, no column is missing
+        _require_columns(source, mapping, present)
     with one_line(source.path):
-        rows = _project(raw.frame, mapping, behaviors, latest)
-        if mapping.order is not None:
-            rows = _fill_times(rows)
-        reason = _reason(behaviors.about_item)
-        frame = rows.select(pl.exclude("order", "duplicate"), reason.alias("reason"))
-    return _Table(frame, raw.malformed)
+        return _settled(pl.concat(batches), mapping, malformed, examples)
 
 
-def _require_columns(source: LogFile, mapping: LogMapping, frame: pl.DataFrame) -> None:
+def _checked(
+    raw: pl.DataFrame, mapping: LogMapping, behaviors: Behaviors, latest: int, examples: dict[str, str | None]
+) -> pl.DataFrame:
+    """Some rows as fields and codes, with the `reason` to drop a row or null, as far as it shows by itself."""
+    rows = _project(raw, mapping, behaviors, latest).with_columns(reason=_reason(behaviors.about_item))
+    faults = {"unknown_behavior": "raw_behavior", "bad_timestamp": "raw_timestamp"}
+    for reason, column in faults.items():
+        first = rows.filter(pl.col("reason") == reason).head(1)
+        if first.height and reason not in examples:
+            examples[reason] = first[column].item()
+    return rows.select(
+        pl.exclude(*_CODED, "raw_behavior", "raw_timestamp", "reason"),
+        pl.col([name for name in _CODED if name in rows.columns]).cast(pl.Categorical),
+        pl.col("reason").cast(pl.Enum(REASONS)),
+        unreadable=pl.col("timestamp").is_null() & pl.col("raw_timestamp").is_not_null(),
+    )
+
+
+def _settled(rows: pl.DataFrame, mapping: LogMapping, malformed: int, examples: Mapping[str, str | None]) -> _Table:
+    """The events among all rows of a file: what depends on other rows comes last."""
+    if mapping.drop_duplicates:
+        repeated = ~pl.col("row").is_first_distinct()
+        rows = rows.with_columns(
+            reason=pl.when(repeated).then(pl.lit("duplicate", pl.Enum(REASONS))).otherwise("reason")
+        )
+    if mapping.order is not None:
+        rows = _fill_times(rows)
+    counts = dict(rows["reason"].drop_nulls().value_counts().iter_rows())
+    if counts:
+        rows = rows.filter(pl.col("reason").is_null())
+    events = rows.drop("row", "order", "unreadable", "reason", strict=False)
+    return _Table(events, {**counts, "malformed": malformed}, examples)
+
+
+def _require_columns(source: LogFile, mapping: LogMapping, present: set[str]) -> None:
     missing = [
         " or ".join(mapping.sources(field))
         for field in mapping.columns
-        if field not in mapping.optional and not set(mapping.sources(field)) & _present(source, frame)
+        if field not in mapping.optional and not set(mapping.sources(field)) & present
     ]
-    if mapping.order is not None and mapping.order not in _present(source, frame):
+    if mapping.order is not None and mapping.order not in present:
         missing.append(mapping.order)
     if missing:
-        found = ", ".join(frame.columns if source.container == "csv" else source.header)
+        found = ", ".join(source.header)
         raise LogError(f"{source.path}: missing column {', '.join(missing)}; the file has {found}")
 
 
 def _present(source: LogFile, frame: pl.DataFrame) -> set[str]:
-    """The columns that the file has; for JSON lines those with a value in some row (or all, if no row could be read)."""
-    if source.container != "jsonl" or frame.is_empty():
+    """The columns that the file has; for JSON lines those with a value in some row."""
+    if source.container != "jsonl":
         return set(frame.columns)
     return {name for name in frame.columns if frame[name].null_count() < frame.height}
 
@@ -187,7 +226,8 @@ def _project(raw: pl.DataFrame, mapping: LogMapping, behaviors: Behaviors, lates
     """The fields of an event, row by row; nothing dropped yet."""
     behavior = _behavior_text(raw, mapping)
     times = _first(raw, mapping.sources("timestamp"))
-    columns: dict[str, pl.Series] = {field: _as_text(_first(raw, mapping.sources(field))) for field in _TEXT}
+    fields = [field for field in _TEXT if field not in _EXTRA or mapping.sources(field)]
+    columns: dict[str, pl.Series] = {field: _as_text(_first(raw, mapping.sources(field))) for field in fields}
     return pl.DataFrame(
         columns
         | {
@@ -196,17 +236,10 @@ def _project(raw: pl.DataFrame, mapping: LogMapping, behaviors: Behaviors, lates
             "behavior": _resolve(behavior, mapping, behaviors),
             "raw_timestamp": _as_text(times),
             "timestamp": _within(_milliseconds(times, mapping), latest),
-            "order": _number(_first(raw, [mapping.order] if mapping.order else [])),
-            "duplicate": _duplicate(raw, mapping),
         }
+        | ({"order": _number(_first(raw, [mapping.order]))} if mapping.order else {})
+        | ({"row": raw.hash_rows(seed=0)} if mapping.drop_duplicates else {})
     )
-
-
-def _duplicate(raw: pl.DataFrame, mapping: LogMapping) -> pl.Series:
-    """True for a row that equals an earlier one in every column, where the mapping drops such rows."""
-    if not mapping.drop_duplicates:
-        return pl.repeat(False, raw.height, eager=True)
-    return ~raw.select(pl.struct(pl.all()).is_first_distinct()).to_series()
 
 
 def _behavior_text(raw: pl.DataFrame, mapping: LogMapping) -> pl.Series:
@@ -227,10 +260,10 @@ def _first(raw: pl.DataFrame, names: Sequence[str]) -> pl.Series:
 
 def _as_text(column: pl.Series) -> pl.Series:
     """Text, with null for ""; whole numbers that a log keeps as floats lose their ".0"."""
+    text = column.cast(pl.String, strict=False)
     if column.dtype.is_float():
         whole = column.cast(pl.Int64, strict=False)
-        column = whole.cast(pl.String) if (whole == column).all() else column
-    text = column.cast(pl.String, strict=False)
+        text = whole.cast(pl.String).zip_with(whole == column, text)
     return text.set(text == "", None)
 
 
@@ -278,20 +311,21 @@ def _within(times: pl.Series, latest: int) -> pl.Series:
 def _fill_times(rows: pl.DataFrame) -> pl.DataFrame:
     """Each user's rows in their `order`; empty times interpolated between known neighbours, held at the ends.
 
-    Times never go back inside a user, so that sorting by time keeps the order.
+    Times never go back inside a user, so that sorting by time keeps the order. A time that was not filled is still bad.
     """
     first_row = pl.int_range(pl.len()).min().over("user_id")
     ordered = rows.sort(first_row, "order", maintain_order=True, nulls_last=True)
     known = pl.col("timestamp")
     filled = known.interpolate().forward_fill().backward_fill().round().cast(pl.Int64).cum_max().over("user_id")
-    unreadable = known.is_null() & pl.col("raw_timestamp").is_not_null()
-    return ordered.with_columns(timestamp=pl.when(~unreadable).then(filled))
+    settled = ordered.with_columns(timestamp=pl.when(~pl.col("unreadable")).then(filled))
+    late = pl.when(pl.col("timestamp").is_null()).then(pl.lit("bad_timestamp", pl.Enum(REASONS)))
+    other = pl.when(pl.col("reason") != "bad_timestamp").then("reason")  # which was said before times were filled
+    return settled.with_columns(reason=pl.coalesce(other, late))
 
 
 def _reason(about_item: frozenset[str]) -> pl.Expr:
-    """The first of `REASONS` that applies to a row, else null."""
+    """The first of `REASONS` that applies to a row by itself, else null."""
     checks = {
-        "duplicate": pl.col("duplicate"),
         "missing_user": pl.col("user_id").is_null(),
         "user_too_long": pl.col("user_id").str.len_bytes() > MAX_USER_ID_BYTES,
         "unknown_behavior": pl.col("behavior").is_null(),

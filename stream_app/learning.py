@@ -1,9 +1,9 @@
-"""Training and evaluation as the command line and the demo show them: progress bars and tables."""
+"""Training and evaluation as the command line and the demo show them: progress bars, tables and pages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from model import training
-from model.evaluation import Evaluation
+from model import report, splits, training
+from model.artifact import read_manifest
+from model.engine import Engine
+from model.evaluation import Evaluation, EvaluationError, evaluate
+from model.exam import Protocol
+from model.sequences import sequences
 from model.training import TrainResult
 from stream_app.behaviors import Behaviors
+from stream_app.event_logs import EventLog
 
 Report = Callable[[training.Progress], None]
 
@@ -46,10 +51,42 @@ def learn(frame: pl.DataFrame, behaviors: Behaviors, out: Path, **options: Any) 
     return training.train(frame, names, behaviors.goal, out, **options)
 
 
-def evaluation_table(evaluation: Evaluation) -> Table:
-    """An evaluation beside its baselines."""
+def examine(directory: Path, log: EventLog, protocol: str, split: float) -> dict[str, Evaluation]:
+    """The evaluations that a protocol of `model.splits` wants, by name; raises ArtifactError, EvaluationError, FrameError.
+
+    "daily" gives one for each day that begins after the model's training: how it ages.
+    """
+    engine = Engine.load(directory)
+    trained = engine.manifest.training
+    wanted = "leave-one-out" if protocol == "leave-one-out" else "time"
+    if trained.protocol != wanted:
+        raise EvaluationError(
+            f"the model learned from events that {protocol} would test; train with --protocol {wanted}"
+        )
+    told = Protocol().of_log(log.report.paths, log.report.dropped)
+    if protocol == "time":
+        return {protocol: evaluate(engine, log.frame, split=split, protocol=told)}
+    if protocol == "leave-one-out":
+        return {protocol: evaluate(engine, log.frame, choose=splits.leave_one_out, protocol=told)}
+    found = {}
+    for fold in splits.daily(sequences(log.frame), trained.until_ms):
+        with suppress(EvaluationError):  # a day of newcomers only
+            found[fold.name] = evaluate(engine, log.frame, choose=fold.chosen, protocol=told)
+    if not found:
+        raise EvaluationError("the log has no day after the model's training; train with a smaller --split")
+    return found
+
+
+def write_report(path: Path, directory: Path, evaluation: Evaluation) -> tuple[Path, Path]:
+    """The page and the JSON about a model directory. Raises ArtifactError or ReportError."""
+    return report.write(path, evaluation, read_manifest(directory))
+
+
+def evaluation_table(evaluation: Evaluation, name: str = "time") -> Table:
+    """An evaluation beside its baselines; `name` is that of the split."""
     header, *rows = evaluation.rows()
     title = f"model {evaluation.model_version} on {evaluation.test_events:,} events of {evaluation.users:,} users"
+    title += "" if name == "time" else f", {name}"
     table = Table(title=title, title_justify="left")
     for number, name in enumerate(header):
         table.add_column(name, justify="right" if number else "left")

@@ -1,4 +1,4 @@
-"""The many shapes of logs: a file and a mapping in, rows under the log's own column names out.
+"""The many shapes of logs: a file and a mapping in, rows under the log's own column names out, some at a time.
 
 A *mapping* (TOML) says how a log's columns become the fields of an event; the ready ones lie in `formats/`, and the header
 of a file tells which one fits. What the rows mean is `event_logs.py`'s business.
@@ -6,18 +6,19 @@ of a file tells which one fits. What the rows mean is `event_logs.py`'s business
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import re
 import tomllib
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import msgspec
 import polars as pl
@@ -26,6 +27,9 @@ Field = Literal["user_id", "timestamp", "behavior", "item_id", "category", "pric
 Container = Literal["csv", "parquet", "jsonl"]
 
 _SNIFFED = 65_536  # bytes from which the kind of a file is told
+_BLOCK = 4 << 20  # bytes of text that become rows at once: their columns of text take ten times that
+_LONGEST = 16 * _BLOCK  # text without the end of a row
+_PARQUET_ROWS = 1 << 17
 
 
 class LogError(Exception):
@@ -61,11 +65,15 @@ class LogMapping(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class LogFile:
-    """One file, unpacked: `data` is empty for Parquet, which is read from disk; `header` is its best guess at names."""
+    """One open file: `head` is the beginning of its text, `rest` what follows, both unpacked and both empty for Parquet.
+
+    `header` is its best guess at names.
+    """
 
     path: Path
     container: Container
-    data: bytes
+    head: bytes
+    rest: IO[bytes]
     first_line: str
     separator: str
     header: list[str]
@@ -73,7 +81,7 @@ class LogFile:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of one file under the log's own column names, and the number of rows that could not be read."""
+    """Some rows of a file under the log's own column names, and how many rows between them could not be read."""
 
     frame: pl.DataFrame
     malformed: int = 0
@@ -152,32 +160,58 @@ def _listed() -> str:
 # --- opening a file -------------------------------------------------------------------------------------------------
 
 
-def open_log(path: Path) -> LogFile:
-    """Read and unpack a file, and tell what it is by its content. Raises LogError."""
-    data = _bytes(path)
-    if data.startswith(b"PAR1"):
-        with one_line(path):
-            header = list(pl.read_parquet_schema(path))
-            return LogFile(path, "parquet", b"", ",".join(header), "", header)
-    _require_text(path, data)
-    first = data[: data.find(b"\n")] if b"\n" in data else data
-    line = first.decode().rstrip("\r")
-    if data.lstrip()[:1] == b"{":
-        return LogFile(path, "jsonl", data, line, "", _keys(data))
-    separator = max(",\t;|", key=line.count)
-    return LogFile(path, "csv", data, line, separator, _fields(line, separator))
+@contextmanager
+def open_log(path: Path) -> Iterator[LogFile]:
+    """Open a file, to be unpacked as it is read, and tell what it is by its beginning. Raises LogError."""
+    with _complaints(path):
+        raw = path.open("rb", 1 << 20)  # opened once: it may be a pipe
+    with raw:
+        with _complaints(path):
+            magic = raw.peek(4)[:4]  # type: ignore[attr-defined]  # a BufferedReader, which `open` does not say
+            packed = magic.startswith(b"\x1f\x8b")
+            if path.suffix == ".gz" and magic and not packed:
+                raise LogError(f"{path}: not a gzip file in spite of its name; rename it or fetch it again")
+        file: IO[bytes]
+        with gzip.GzipFile(fileobj=raw) if packed else nullcontext(raw) as file:  # type: ignore[assignment]  # reads alike
+            yield _parquet(path, file) if magic == b"PAR1" else _text(path, file)
 
 
-def _bytes(path: Path) -> bytes:
-    """The whole file, gunzipped where it is gzip; only the first bytes of Parquet."""
+def _parquet(path: Path, file: IO[bytes]) -> LogFile:
+    with one_line(path):
+        header = list(pl.read_parquet_schema(path))
+    return LogFile(path, "parquet", b"", file, ",".join(header), "", header)
+
+
+def _text(path: Path, file: IO[bytes]) -> LogFile:
+    with _complaints(path):
+        head = file.read(_SNIFFED)
+        while b"\n" not in head and (more := file.read(_SNIFFED)):
+            head += more
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+    if not head.strip():
+        raise LogError(f"{path}: the file is empty")
+    if b"\0" in head[:_SNIFFED]:
+        raise LogError(f"{path}: binary data, neither UTF-8 text nor Parquet; {_wanted()}")
     try:
-        with path.open("rb") as file:
-            data = file.read(4)
-            data += b"" if data == b"PAR1" else file.read()
-        if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
-        elif path.suffix == ".gz" and data:
-            raise LogError(f"{path}: not a gzip file in spite of its name; rename it or fetch it again")
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # which may end within a character
+        line = head.partition(b"\n")[0].decode().rstrip("\r")
+    except UnicodeDecodeError as error:
+        raise _not_text(path, error.start) from None
+    if head.lstrip()[:1] == b"{":
+        return LogFile(path, "jsonl", head, file, line, "", _keys(head))
+    separator = max(",\t;|", key=line.count)
+    return LogFile(path, "csv", head, file, line, separator, _fields(line, separator))
+
+
+def _not_text(path: Path, at: int) -> LogError:
+    return LogError(f"{path}: not UTF-8 text (byte {at}); convert it to UTF-8")
+
+
+@contextmanager
+def _complaints(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while a file is read becomes one line."""
+    try:
+        yield
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise LogError(f"{path}: the gzip data is damaged ({error}); fetch it again") from None
     except FileNotFoundError:
@@ -186,19 +220,47 @@ def _bytes(path: Path) -> bytes:
         raise LogError(f"{path}: a directory; name the log files in it") from None
     except OSError as error:
         raise LogError(f"{path}: {error.strerror or error}") from None
-    data = data.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
-    if not data.strip():
-        raise LogError(f"{path}: the file is empty")
-    return data
 
 
-def _require_text(path: Path, data: bytes) -> None:
-    try:
-        if b"\0" in data[:_SNIFFED]:
-            raise LogError(f"{path}: binary data, neither UTF-8 text nor Parquet; {_wanted()}")
-        data.decode()
-    except UnicodeDecodeError as error:
-        raise LogError(f"{path}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Whole lines of a file, with whatever follows the last newline where it is the `last` block."""
+
+    data: bytes
+    first: bool
+    last: bool
+
+
+def _blocks(source: LogFile) -> Iterator[_Block]:
+    """The text of a file in blocks that end between two rows. Raises LogError for what is no UTF-8."""
+    kept, at, first = source.head, 0, True
+    while True:
+        with _complaints(source.path):
+            more = source.rest.read(_BLOCK)
+        kept += more
+        cut = _end_of_rows(kept, quotes=source.container == "csv") if more else len(kept)
+        try:
+            kept[:cut].decode()
+        except UnicodeDecodeError as error:
+            raise _not_text(source.path, at + error.start) from None
+        if cut or not more:
+            yield _Block(kept[:cut], first, not more)
+            kept, at, first = kept[cut:], at + cut, False
+        if not more:
+            return
+
+
+def _end_of_rows(data: bytes, *, quotes: bool) -> int:
+    """Behind the last newline, outside `quotes` where they may hold one; 0 where there is none.
+
+    A quote that is not closed for very long is a character like any other.
+    """
+    cut = data.rfind(b"\n") + 1
+    if not quotes or len(data) > _LONGEST:
+        return cut
+    while cut and data.count(b'"', 0, cut) % 2:
+        cut = data.rfind(b"\n", 0, data.rfind(b'"', 0, cut)) + 1
+    return cut
 
 
 def _wanted() -> str:
@@ -239,18 +301,28 @@ def _line(error: BaseException) -> str:
 # --- file → rows ----------------------------------------------------------------------------------------------------
 
 
-def read_rows(source: LogFile, mapping: LogMapping) -> Rows:
-    """The rows of a file, with at least the columns that the mapping names and the file has. Raises LogError."""
+def read_rows(source: LogFile, mapping: LogMapping) -> Iterator[Rows]:
+    """The rows of a file in order, some at a time, at least once; raises LogError.
+
+    They have at least the columns that the mapping names and the file has, always the same ones and of the same types.
+    """
     if mapping.container not in (None, source.container):
         raise LogError(f"{source.path}: the format wants {mapping.container}, but the file is {source.container}")
+    read = {"csv": _csv_rows, "jsonl": _json_rows, "parquet": _parquet_rows}[source.container]
     with one_line(source.path):
-        if source.container == "parquet":
-            wanted = set(source.header if mapping.drop_duplicates else _wanted_columns(mapping))
-            return Rows(pl.read_parquet(source.path, columns=[name for name in source.header if name in wanted]))
-        return _csv_rows(source, mapping) if source.container == "csv" else _json_rows(source, mapping)
+        yield from read(source, mapping)
 
 
-def _csv_rows(source: LogFile, mapping: LogMapping) -> Rows:
+def _parquet_rows(source: LogFile, mapping: LogMapping) -> Iterator[Rows]:
+    wanted = set(source.header if mapping.drop_duplicates else _wanted_columns(mapping))
+    table = pl.scan_parquet(source.path, glob=False)
+    total = table.select(pl.len()).collect().item()
+    table = table.select(name for name in source.header if name in wanted)
+    for begin in range(0, max(total, 1), _PARQUET_ROWS):
+        yield Rows(table.slice(begin, _PARQUET_ROWS).collect())
+
+
+def _csv_rows(source: LogFile, mapping: LogMapping) -> Iterator[Rows]:
     """Every column as text; empty fields are ""."""
     separator = mapping.separator or source.separator
     names = _fields(source.first_line, separator)
@@ -258,10 +330,19 @@ def _csv_rows(source: LogFile, mapping: LogMapping) -> Rows:
         raise LogError(
             f"{source.path}: {len(names)} columns, expected {len(mapping.column_names)}; check the separator"
         )
-    data, malformed = _whole_lines(source.data, separator, len(names))
+    header = b"" if mapping.column_names else source.first_line.encode() + b"\n"
+    for block in _blocks(source):
+        data, malformed = block.data, 0
+        if block.last:
+            data, malformed = _whole_lines(data, separator, len(names), alone=block.first)
+        yield Rows(_csv_frame(data if block.first else header + data, separator, mapping, names), malformed)
+
+
+def _csv_frame(data: bytes, separator: str, mapping: LogMapping, names: Sequence[str]) -> pl.DataFrame:
+    """Rows of text that begins with the header, where the format has one."""
     if not data:
-        return Rows(pl.DataFrame(schema=dict.fromkeys(mapping.column_names or names, pl.String())), malformed)
-    frame = pl.read_csv(
+        return pl.DataFrame(schema=dict.fromkeys(mapping.column_names or names, pl.String()))
+    return pl.read_csv(
         data,
         separator=separator,
         has_header=not mapping.column_names,
@@ -271,35 +352,38 @@ def _csv_rows(source: LogFile, mapping: LogMapping) -> Rows:
         extra_columns="ignore",
         missing_columns="insert",
     )
-    return Rows(frame, malformed)
 
 
-def _whole_lines(data: bytes, separator: str, width: int) -> tuple[bytes, int]:
-    """Without the last line where that was cut off: no newline behind it, and fields or a closing quote missing."""
+def _whole_lines(data: bytes, separator: str, width: int, *, alone: bool) -> tuple[bytes, int]:
+    """Without the last line where that was cut off: no newline behind it, and fields or a closing quote missing.
+
+    A line `alone` in its file is left as it is.
+    """
     cut = data.rfind(b"\n") + 1
     last = data[cut:].decode()
-    if not last or not cut:
+    if not last or (alone and not cut):
         return data, 0
     torn = len(_fields(last, separator)) < width or last.count('"') % 2 == 1
     return (data[:cut], 1) if torn else (data, 0)
 
 
-def _json_rows(source: LogFile, mapping: LogMapping) -> Rows:
+def _json_rows(source: LogFile, mapping: LogMapping) -> Iterator[Rows]:
     """The mapped keys of each line, as text; null where a line has no such key."""
     names = _wanted_columns(mapping)
     decoder = msgspec.json.Decoder(_json_row(names))
-    columns: list[list[str | None]] = [[] for _ in names]
-    malformed = 0
-    for line in source.data.splitlines():
-        try:
-            values = msgspec.structs.astuple(decoder.decode(line))
-        except msgspec.DecodeError:
-            malformed += bool(line.strip())
-            continue
-        for column, value in zip(columns, values, strict=True):
-            column.append(value if value is None or type(value) is str else str(value))
-    data = dict(zip(names, columns, strict=True))
-    return Rows(pl.DataFrame(data, schema=dict.fromkeys(names, pl.String())), malformed)
+    for block in _blocks(source):
+        columns: list[list[str | None]] = [[] for _ in names]
+        malformed = 0
+        for line in block.data.splitlines():
+            try:
+                values = msgspec.structs.astuple(decoder.decode(line))
+            except msgspec.DecodeError:
+                malformed += bool(line.strip())
+                continue
+            for column, value in zip(columns, values, strict=True):
+                column.append(value if value is None or type(value) is str else str(value))
+        data = dict(zip(names, columns, strict=True))
+        yield Rows(pl.DataFrame(data, schema=dict.fromkeys(names, pl.String())), malformed)
 
 
 def _json_row(names: Sequence[str]) -> type[msgspec.Struct]:

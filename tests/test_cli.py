@@ -68,6 +68,14 @@ def test_nothing_is_left_of_a_training_that_cannot_be(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
+def test_a_backbone_that_is_none_and_one_that_is(model: Path, tmp_path: Path) -> None:
+    log, out = str(model.parent / "shop.jsonl"), tmp_path / "model"
+    assert "there are nextmove, gpt2" in refusal("train", log, "--out", str(out), "--backbone", "mamba", "-q")
+    done = nextmove("train", log, "--out", str(out), "--backbone", "gru", "--time-budget", "2", "-q")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "config.json").read_text())["backbone"] == "gru"
+
+
 def test_a_log_that_is_not_there_or_cut_off(tmp_path: Path) -> None:
     assert "nowhere.csv" in refusal("replay", str(tmp_path / "nowhere.csv"), "--to", "kafka", "--dry-run")
     cut = tmp_path / "cut.csv.gz"

@@ -73,8 +73,8 @@ def test_a_changed_manifest(copy):
 def test_a_newer_schema(copy):
     path = copy / "manifest.json"
     document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, "schema": 2, "unheard_of": {}}))
-    refused(copy, "has schema 2, this program reads up to 1: upgrade the program")
+    path.write_text(json.dumps({**document, "schema": 3, "unheard_of": {}}))
+    refused(copy, "has schema 3, this program reads up to 2: upgrade the program")
 
 
 def test_a_manifest_that_lists_no_weights(copy):

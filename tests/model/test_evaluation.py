@@ -7,8 +7,10 @@ import pytest
 
 from model import measures
 from model.evaluation import EvaluationError, evaluate
-from model.sequences import FrameError
+from model.sequences import FrameError, sequences
+from model.splits import by_time, daily, leave_one_out
 from model.targets import Horizons, targets
+from model.window import DAY_MS
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +36,11 @@ def test_the_baselines_by_the_plainest_code(evaluation, log):
         ranks.append(recent.index(row["item_id"]) + 1 if row["item_id"] in recent[:20] else 0)
     ranks = np.array(ranks)
     assert evaluation.test_events == len(ranks) == 2000 - int(2000 * 0.8)
-    assert evaluation.scores["repeat"]["item HR@10"] == pytest.approx(measures.hit_rate(ranks, 10))
-    assert evaluation.scores["repeat"]["item NDCG@10"] == pytest.approx(measures.ndcg(ranks, 10))
-    assert evaluation.scores["repeat"]["item MRR@20"] == pytest.approx(measures.reciprocal_rank(ranks))
+    assert evaluation.scores["repeat"]["item HR@10"] == pytest.approx(measures.value(measures.hit_rate(ranks, 10), 400))
+    assert evaluation.scores["repeat"]["item NDCG@10"] == pytest.approx(measures.value(measures.ndcg(ranks, 10), 400))
+    assert evaluation.scores["repeat"]["item MRR@20"] == pytest.approx(
+        measures.value(measures.reciprocal_rank(ranks), 400)
+    )
     usual = log.head(1600)["behavior"].value_counts(sort=True)["behavior"][0]
     hits = [row["behavior"] == usual for _, row in slow_windows(log, 0.8)]
     assert evaluation.scores["majority"]["behavior accuracy"] == pytest.approx(sum(hits) / len(hits))
@@ -53,7 +57,9 @@ def test_the_model_is_scored_on_what_it_would_answer_in_the_stream(engine, evalu
     answers = engine.predict(windows, top_k=20)
     listed = [[item["item_id"] for item in answer.next_items] for answer in answers]
     ranks = measures.ranks_of(listed, [row["item_id"] for row in rows])
-    assert evaluation.scores["model"]["item NDCG@10"] == pytest.approx(measures.ndcg(ranks, 10), abs=1e-6)
+    assert evaluation.scores["model"]["item NDCG@10"] == pytest.approx(
+        measures.value(measures.ndcg(ranks, 10), 400), abs=1e-6
+    )
 
 
 def test_what_is_learned_beats_chance(evaluation):
@@ -84,7 +90,7 @@ def test_the_report_is_json_without_nan_and_a_table(evaluation):
     document = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
     assert document["model_version"] == evaluation.model_version
     heading, *rows = evaluation.rows()
-    assert heading == ["measure", "model", "popularity", "repeat", "markov", "majority"]
+    assert heading == ["measure", "model", "95 %", "best baseline", "model is"]
     assert all(len(row) == len(heading) for row in rows)
     assert sum(row[0] == "item NDCG@10" for row in rows) == 1
     assert not any(math.isnan(value) for own in evaluation.scores.values() for value in own.values())
@@ -110,3 +116,29 @@ def test_progress_ends_at_its_total(engine, log):
     seen = []
     evaluate(engine, log, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1]
+
+
+def test_nothing_is_cleaned_away_before_it_is_asked(engine, log):
+    """Doubled rows, a bot and a time far out count as what they are: events that a worker would have to answer."""
+    late = log.tail(200).with_columns(user_id=pl.lit("bot"), timestamp=pl.lit(log["timestamp"][-1], pl.Int64))
+    far = log.tail(1).with_columns(timestamp=pl.col("timestamp") * 10)
+    dirty = pl.concat([log, late, late, far])
+    assert evaluate(engine, dirty, split=0.5).test_events == (2000 + 2 * 200 + 1) - 1200
+
+
+def test_the_last_event_of_each_user_and_no_question_that_the_choice_answers(engine, log):
+    found = evaluate(engine, log, choose=leave_one_out)
+    assert (found.test_events, found.users, found.cold_events) == (40, 40, 0)
+    assert not [name for name in found.scores["model"] if name.startswith(("churn", "purchase"))]
+    assert "item NDCG@10" in found.scores["model"]
+    lasts = log.group_by("user_id").agg(pl.col("timestamp").last())["timestamp"]
+    assert (found.from_ms, found.until_ms) == (lasts.min(), lasts.max())
+
+
+def test_days_add_up_to_a_split_at_their_beginning(engine, log):
+    folds = list(daily(sequences(log)))[1:]
+    days = [evaluate(engine, log, choose=fold.chosen) for fold in folds]
+    together = evaluate(engine, log, choose=lambda data: by_time(data, 2 * DAY_MS))
+    assert sum(day.test_events for day in days) == together.test_events
+    hits = sum(day.scores["model"]["item HR@10"] * day.test_events for day in days)
+    assert hits == pytest.approx(together.scores["model"]["item HR@10"] * together.test_events)

@@ -1,4 +1,5 @@
 import numpy as np
+import polars as pl
 import pytest
 
 from model.material import default_horizons, make_labels, prepare, without_itself
@@ -53,6 +54,43 @@ def test_labels_are_the_next_events(material):
     assert labels.log_seconds.item() == pytest.approx(np.log1p(gap / 1000))
     silent = make_labels(material, index, index < 0, material.learning(), material.learned)
     assert silent.item_ids.item() == silent.log_seconds.item() == silent.goal.item() == silent.churn.item() == -1
+
+
+@pytest.mark.parametrize(
+    ("items", "categories", "expected"),
+    [
+        (["a", "b", "c", "a"], [None] * 4, False),  # the second a is another user's
+        (["a", "b", "a", "c"], [None] * 4, True),
+        ([None] * 4, [None] * 4, False),
+        (["a", "b", "c", "d"], ["x", "y", "x", None], True),
+    ],
+)
+def test_whether_users_repeat_anything(items, categories, expected):
+    frame = pl.DataFrame(
+        {
+            "user_id": ["u", "u", "u", "v"],
+            "timestamp": [0, 1, 2, 3],
+            "behavior": ["view"] * 4,
+            "item_id": pl.Series(items, dtype=pl.String),
+            "category": pl.Series(categories, dtype=pl.String),
+        }
+    )
+    assert prepare(sequences(frame), 4, ("view",), "view", RULE, HORIZONS).repeats() == expected
+
+
+@pytest.mark.parametrize(("items", "expected"), [(3, True), (200, False)])
+def test_whether_names_are_seen_often_enough_to_be_learned(items, expected):
+    data = sequences(make_log(users=10, events=20, items=items))
+    assert prepare(data, 200, BEHAVIORS, "purchase", RULE, HORIZONS).is_dense() == expected
+
+
+def test_heads_with_one_answer_only(material):
+    assert not material.constant() & {"behavior", "with_item", "time", "goal"}
+    rows = [("u", 1000 * step, "view", f"i{step}", "x") for step in range(50)]
+    schema = ["user_id", "timestamp", "behavior", "item_id", "category"]
+    data = sequences(pl.DataFrame(rows, schema=schema, orient="row"))
+    made = prepare(data, 40, ("view", "buy"), "buy", RULE, Horizons(5000, 5000))
+    assert made.constant() == {"behavior", "with_item", "time", "goal", "churn"}
 
 
 @pytest.mark.parametrize(("hours", "goal_hours", "churn_hours"), [(100 * 24, 24, 72), (10, 2, 2), (200, 24, 40)])

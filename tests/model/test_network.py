@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import NextMoveConfig
+from model.config import BACKBONES, NextMoveConfig
 from model.features import encode, pad
 from model.network import FAR, NextMoveModel
 from model.vocabulary import build
@@ -15,8 +15,7 @@ VOCABULARY = build(
 )
 
 
-@pytest.fixture(scope="module")
-def network():
+def make_network(**sizes):
     torch.manual_seed(3)
     model = NextMoveModel(
         NextMoveConfig(
@@ -26,14 +25,34 @@ def network():
             category_first=VOCABULARY.categories.first,
             behavior_rows=VOCABULARY.behaviors.rows,
             behavior_first=VOCABULARY.behaviors.first,
-            width=16,
             pointer_width=8,
+            **{"width": 16, **sizes},
         )
     ).eval()
     with torch.no_grad():
-        for block in model.blocks:
-            block.relation_weight.normal_()  # at its start the bias is zero and could hide a leak
+        for block in model.blocks:  # at their start these are zero and could hide a leak
+            block.distance.weight.normal_()
+            if block.relation_weight is not None:
+                block.relation_weight.normal_()
     return model
+
+
+KINDS = {
+    "ours": {},
+    "shared keys": {"heads": 4, "kv_heads": 2},
+    "no copies": {"copy": False},
+    **{name: {"backbone": name} for name in BACKBONES[1:]},
+}
+
+
+@pytest.fixture(scope="module")
+def network():
+    return make_network()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def any_network(request):
+    return make_network(**KINDS[request.param])
 
 
 def random_window(length, seed):
@@ -57,8 +76,10 @@ def outputs(heads, step):
     """Everything said at one position of the first window."""
     parts = [heads.behaviors, heads.goal[..., None], heads.churn[..., None], heads.log_seconds]
     for mixture in (heads.items, heads.categories):
-        parts += [mixture.query, mixture.log_catalogue[..., None], mixture.log_copy[..., None]]
-        parts += [mixture.pointer[..., : step + 1]]
+        parts.append(mixture.query)
+        if mixture.copied is not None:
+            parts += [mixture.copied.log_catalogue[..., None], mixture.copied.log_copy[..., None]]
+            parts.append(mixture.copied.pointer[..., : step + 1])
     return torch.cat([part[0, step] for part in parts])
 
 
@@ -90,25 +111,67 @@ def test_an_earlier_event_does_change_later_outputs(network):
 
 
 @pytest.mark.parametrize("length", [1, 2, 7])
-def test_asking_only_at_the_end_gives_the_same_as_asking_everywhere(network, length):
+def test_asking_only_at_the_end_gives_the_same_as_asking_everywhere(any_network, length):
     window = random_window(length, 5)
-    everywhere, at_end = read(network, [window], 9), read(network, [window], 9, last=True)
+    everywhere, at_end = read(any_network, [window], 9), read(any_network, [window], 9, last=True)
     for name in ("behaviors", "goal", "churn", "log_seconds"):
         torch.testing.assert_close(getattr(at_end, name)[:, 0], getattr(everywhere, name)[:, length - 1])
     for kind in ("items", "categories"):
+        if getattr(at_end, kind).copied is None:
+            continue
         torch.testing.assert_close(
-            getattr(at_end, kind).pointer[:, 0], getattr(everywhere, kind).pointer[:, length - 1], atol=1e-5, rtol=1e-4
+            getattr(at_end, kind).copied.pointer[:, 0],
+            getattr(everywhere, kind).copied.pointer[:, length - 1],
+            atol=1e-5,
+            rtol=1e-4,
         )
 
 
-def test_padding_changes_nothing(network):
+def test_padding_changes_nothing(any_network):
     window = random_window(5, 8)
-    torch.testing.assert_close(outputs(read(network, [window], 5), 4), outputs(read(network, [window], 11), 4))
+    shorter, longer = read(any_network, [window], 5), read(any_network, [window], 11)
+    torch.testing.assert_close(outputs(shorter, 4), outputs(longer, 4), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["shared keys", "no copies", "gpt2", "llama", "gru"])
+def test_no_kind_of_network_looks_ahead(kind):
+    model, window = make_network(**KINDS[kind]), random_window(9, 2)
+    cut = Window(*(column[:5] for column in window))
+    for step in range(5):
+        expected = outputs(read(model, [cut], 5), step)
+        torch.testing.assert_close(outputs(read(model, [window], 9), step), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_what_bert_learns_is_nowhere_in_what_it_sees():
+    """Item, category, behaviour and time of a hidden event may be anything: what is said of it stays the same."""
+    model, window = make_network(backbone="bert"), random_window(9, 2)
+    other = random_window(9, 77)
+    changed = Window(
+        *([*column[:4], strange[4], *column[5:]] for column, strange in zip(window[:3], other[:3], strict=True)),
+        [*window.times_ms[:4], window.times_ms[5], *window.times_ms[5:]],
+    )
+    hidden = torch.zeros(1, 9, dtype=torch.bool)
+    hidden[0, 4] = True
+    found = []
+    for one in (window, changed):
+        columns = encode([one], VOCABULARY)
+        with torch.inference_mode():
+            found.append(model(pad(columns, columns.starts, columns.lengths, 9), hidden=hidden))
+    torch.testing.assert_close(outputs(found[0], 3), outputs(found[1], 3), atol=1e-5, rtol=1e-4)
+
+
+def test_narrow_products_say_nearly_the_same():
+    window, model = random_window(6, 4), make_network()
+    before = outputs(read(model, [window], 6), 5)
+    model.narrow = True
+    narrow = outputs(read(model, [window], 6), 5)
+    assert not torch.equal(narrow, before)
+    torch.testing.assert_close(narrow, before, atol=0.2, rtol=0.1)
 
 
 def test_the_pointer_points_at_the_last_occurrence_of_each_thing_once(network):
     window = Window(["a", "b", "a", None, "c"], ["view"] * 5, [None] * 5, [0, 1, 2, 3, 4])
-    pointer = read(network, [window], 6).items.pointer[0]
+    pointer = read(network, [window], 6).items.copied.pointer[0]
     assert (pointer[4] > FAR / 2).tolist() == [False, True, True, False, True, False]
     assert (pointer[1] > FAR / 2).tolist() == [True, True, False, False, False, False]
     assert pointer[4].exp().sum().item() == pytest.approx(1)
@@ -116,8 +179,8 @@ def test_the_pointer_points_at_the_last_occurrence_of_each_thing_once(network):
 
 def test_with_nothing_to_copy_all_goes_to_the_catalogue(network):
     heads = read(network, [Window([None], ["view"], [None], [0])], 2, last=True)
-    assert heads.items.log_catalogue.exp().item() == pytest.approx(1)
-    assert heads.items.log_copy.exp().item() == 0
+    assert heads.items.copied.log_catalogue.exp().item() == pytest.approx(1)
+    assert heads.items.copied.log_copy.exp().item() == 0
 
 
 def test_quantiles_of_time_never_cross(network):
@@ -125,9 +188,12 @@ def test_quantiles_of_time_never_cross(network):
     assert (seconds.diff(dim=-1) >= 0).all()
 
 
-def test_saved_weights_are_the_same_again(network, tmp_path):
-    network.save_pretrained(tmp_path)
-    again = NextMoveModel.from_pretrained(tmp_path)
-    for name, weight in network.state_dict().items():
+def test_saved_weights_are_the_same_again_and_say_the_same(any_network, tmp_path):
+    any_network.save_pretrained(tmp_path)
+    again = NextMoveModel.from_pretrained(tmp_path).eval()
+    for name, weight in any_network.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
+    window = random_window(7, 3)
+    said = [outputs(read(one, [window], 8, last=True), 0) for one in (any_network, again)]
+    torch.testing.assert_close(*said, atol=1e-6, rtol=1e-5)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}

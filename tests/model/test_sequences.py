@@ -86,3 +86,16 @@ def test_a_long_life_learns_with_at_least_half_a_window():
     starts, _, begins = chunks(data, 100, WindowRule(events=10), 3)
     seen = (begins - starts)[begins >= 10]
     assert seen.min() == 10 // 2
+
+
+def test_without_overlap_a_short_life_is_one_stretch_and_all_of_every_stretch_learns():
+    rows = [("short", step) for step in range(8)] + [("long", step) for step in range(35)]
+    data = sequences(frame(rows))
+    for offset in range(10):
+        starts, lengths, begins = chunks(data, len(data), WindowRule(events=10), offset, overlap=0)
+        assert (begins == starts).all()
+        assert lengths.max() <= 10
+        covered = np.concatenate([np.arange(a, a + n) for a, n in zip(starts, lengths, strict=True)])
+        assert set(covered.tolist()) == set(range(43))
+        short = np.flatnonzero(data.users[starts] == data.users[np.flatnonzero(data.first == data.first[-1])[0]])
+        assert (starts[short].tolist(), lengths[short].tolist()) == ([35], [8])

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from model.artifact import read_manifest
+from model.cleaning import OFF, Cleaning
+from model.config import BACKBONES
 from model.engine import Engine
 from model.evaluation import evaluate
 from model.training import TrainingError, train
@@ -66,6 +68,37 @@ def test_a_budget_is_kept(tmp_path):
     Engine.load(result.directory, device="cpu")
 
 
+def test_leave_one_out_learns_from_all_but_the_last_two_events_of_each_user(tmp_path):
+    frame = make_log(users=10, events=20)
+    lasts = pl.int_range(pl.len()).over("user_id") >= 18
+    late = pl.when(lasts).then(pl.lit("later"))
+    changed = frame.with_columns(item_id=late.otherwise("item_id"), behavior=late.otherwise("behavior"))
+    result, other = (
+        quick(one, tmp_path / name, protocol="leave-one-out") for name, one in (("m", frame), ("n", changed))
+    )
+    assert result.version == other.version
+    assert (result.events, read_manifest(tmp_path / "m").training.protocol) == (10 * 18, "leave-one-out")
+
+
+def test_what_is_learned_from_is_cleaned_and_the_manifest_says_how(tmp_path):
+    frame = make_log(users=10, events=20)
+    doubled = pl.concat([frame, frame]).sort("timestamp", maintain_order=True)
+    result = quick(doubled, tmp_path / "m", train_until=0.5)
+    assert result.events == 100
+    report = read_manifest(tmp_path / "m").cleaning
+    assert report == result.cleaning
+    assert (report.before.events, report.after.events) == (200, 100)
+    assert {one.rule: one.rows for one in report.removed if one.rows} == {"equal row": 100}
+    assert "| equal row |  | 100 | 0 |" in (tmp_path / "m" / "README.md").read_text()
+    assert quick(doubled, tmp_path / "n", train_until=0.5, cleaning=OFF).events == 200
+
+
+def test_rules_that_leave_nothing_are_refused(tmp_path):
+    with pytest.raises(TrainingError, match=r"cleaning leaves nothing \(.* rare item.*\); loosen"):
+        quick(make_log(users=5, events=10), tmp_path / "m", cleaning=Cleaning(rare_items=1000))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_progress_is_reported_in_order(tmp_path):
     seen = []
     quick(make_log(users=6, events=15), tmp_path / "m", progress=seen.append)
@@ -80,6 +113,45 @@ def test_training_beats_repeating(tmp_path):
     result = quick(frame, tmp_path / "m", epochs=8)
     scores = evaluate(result.directory, frame, device="cpu").scores
     assert scores["model"]["item NDCG@10"] > scores["repeat"]["item NDCG@10"] + 0.05
+
+
+@pytest.mark.parametrize("backbone", BACKBONES[1:])
+def test_a_model_of_any_backbone_is_published_and_answers(backbone, tmp_path):
+    result = quick(make_log(users=6, events=15), tmp_path / "m", backbone=backbone, window=WindowRule(events=8))
+    assert read_manifest(result.directory).training.backbone == backbone
+    engine = Engine.load(result.directory, device="cpu")
+    long, short = (Window(["item-1"] * n, ["view"] * n, [None] * n, list(range(n))) for n in (20, 1))
+    answers = engine.predict([long, short])
+    assert all(sum(answer.next_behaviors) == pytest.approx(1) for answer in answers)
+    assert (tmp_path / "m" / "README.md").read_text().count(f"backbone {backbone},") == 1
+
+
+def never_repeating(users=30, items=40):
+    """Everybody goes through the same items in the same order, from somewhere on, and meets each one once."""
+    rows = [
+        (f"user-{n}", 1000 * (step + n), "view", f"item-{n + step:02}", None)
+        for n in range(users)
+        for step in range(items)
+    ]
+    schema = {
+        "user_id": pl.String,
+        "timestamp": pl.Int64,
+        "behavior": pl.String,
+        "item_id": pl.String,
+        "category": pl.String,
+    }
+    return pl.DataFrame(rows, schema=schema, orient="row").sort("timestamp", maintain_order=True)
+
+
+def test_where_nobody_repeats_anything_there_is_no_copy_path_and_no_old_item_is_proposed(tmp_path):
+    result = quick(never_repeating(), tmp_path / "m")
+    engine = Engine.load(result.directory, device="cpu")
+    assert not engine._model.config.copy
+    met = [f"item-{n}" for n in range(20, 30)]
+    window = Window(met, ["view"] * 10, [None] * 10, [1000 * n for n in range(10)])
+    listed = [item["item_id"] for item in engine.predict([window], top_k=60)[0].next_items]
+    assert not set(met) & set(listed)
+    assert len(listed) == 60 or {*met, *listed} == set(engine.popular_items)
 
 
 @pytest.mark.parametrize(
@@ -103,9 +175,11 @@ def test_what_cannot_be_learned_is_refused_in_one_line(frame, message, tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"backbone": "mamba"}, "no backbone 'mamba'; there are nextmove, gpt2, llama, bert, gru, lstm, rnn"),
         ({"preset": "giant"}, "no preset 'giant'; there are small, base, large"),
         ({"train_until": 0}, "train_until must be in"),
         ({"validation": 1}, "validation in"),
+        ({"protocol": "daily"}, "the protocol is time or leave-one-out"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
     ],
 )

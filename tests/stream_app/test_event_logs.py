@@ -3,6 +3,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import subprocess
+import sys
 import time
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream_app import event_logs
+from stream_app import event_logs, log_formats
 from stream_app.behaviors import load, parse
 from stream_app.event_logs import LogError, read_log, to_records, write_jsonl
 
@@ -279,6 +281,84 @@ def test_behaviors_may_be_ones_own(tmp_path: Path) -> None:
     log = read_log(path, behaviors=video)
     assert log.frame["behavior"].to_list() == ["watch"]
     assert log.report.dropped == {"unknown_behavior": 1}
+
+
+# --- some rows at a time --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 40, 1000])
+def test_a_log_read_in_small_parts_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    csv = TAOBAO + "".join(
+        f'{n % 7},"i{n},\n{n % 5}",c,{("pv", "hop")[n % 9 == 8]},{1511544070 + n % 11}\n' for n in range(60)
+    )
+    rees = REES46 + "".join(f"2019-10-01 00:00:0{n % 5} UTC,view,{n % 3},,ü,b,1,7,s\n" for n in range(60))
+    filled = "user\tpos\tmovie\trating\ttimestamp\n" + "".join(
+        f"{n % 4}\t{n}\tm{n}\t5\t{1_000_000_000 + n if n % 3 else ''}\n" for n in range(60)
+    )
+    lines = "".join(
+        json.dumps({"user_id": n, "behavior": "search", "timestamp": 1700000000000, "x": '"'}) + "\n" for n in range(60)
+    )
+    paths = [written(tmp_path, str(number), text) for number, text in enumerate((csv, rees, filled, lines))]
+    pl.DataFrame(
+        {"user_id": range(60), "behavior": ["login"] * 60, "timestamp": range(10**12, 10**12 + 60)}
+    ).write_parquet(tmp_path / "p")
+    paths.append(tmp_path / "p")
+    monkeypatch.setattr(log_formats, "_SNIFFED", 256)  # the rest is read in blocks
+    whole = [read_log(path) for path in paths]
+    assert "duplicate" in whole[1].report.dropped
+    assert "unknown_behavior" in whole[0].report.dropped
+    for name in ("_BLOCK", "_PARQUET_ROWS"):
+        monkeypatch.setattr(log_formats, name, block)
+    for path, log in zip(paths, whole, strict=True):
+        again = read_log(path)
+        assert again.report == log.report
+        assert again.frame.equals(log.frame)
+
+
+def test_a_coded_log_holds_the_same_names(tmp_path: Path) -> None:
+    path = written(tmp_path, "log.csv", TAOBAO + "1,a,7,pv,1511544071\n2,b,,cart,1511544070\n")
+    coded = read_log(path, coded=True).frame
+    names = ["user_id", "behavior", "item_id", "category"]
+    assert set(coded.select(names).dtypes) == {pl.Categorical()}
+    text = read_log(path).frame
+    assert coded.with_columns(pl.col(names).cast(pl.String)).equals(text)
+    assert list(to_records(coded)) == list(to_records(text))
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from model.sequences import sequences
+from stream_app.event_logs import read_log
+read_log(Path(sys.argv[1]), coded=True)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+data = sequences(read_log(Path(sys.argv[2]), coded=True).frame)
+print(len(data), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz"])
+def test_a_large_log_takes_a_bounded_share_of_memory(tmp_path: Path, name: str) -> None:
+    """Seven times the text at most, users' lives included; reading it whole took eleven times as much."""
+    rows, random = 1_000_000, pl.int_range(1_000_000, eager=True).hash(0)
+    frame = pl.DataFrame(
+        {
+            "user_id": random % 10_007,
+            "item_id": random % 100_003,
+            "category_id": random % 997,
+            "behavior": pl.repeat("pv", rows, eager=True),
+            "timestamp": random % 700_001 + 1_511_500_000,
+        }
+    )
+    text = frame.write_csv().encode()
+    path = written(tmp_path, name, gzip.compress(text, 1) if name.endswith(".gz") else text)
+    small = written(tmp_path, "small.csv", text[: text.index(b"\n", 10_000) + 1])
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(small), str(path)], capture_output=True, text=True, check=True
+    )
+    events, peak = map(int, done.stdout.split())
+    assert events == rows
+    assert peak < 7 * len(text)
 
 
 # --- records and JSON lines -----------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from model import training
 from model.evaluation import Evaluation
+from model.exam import Protocol
+from model.intervals import Difference
 from stream_app import behaviors, learning
 
 SHOP = behaviors.load()
@@ -37,13 +39,18 @@ def test_a_model_learns_the_behaviors_of_its_log_in_the_order_of_the_vocabulary(
 
 def test_an_evaluation_beside_its_baselines() -> None:
     scores = {"model": {"item HR@10": 0.5, "behavior accuracy": 0.75}, "repeat": {"item HR@10": 0.25}}
-    evaluation = Evaluation("abc", 0.8, 1234, 5, 67, 0, 1, scores)
+    intervals = {"model": {"item HR@10": (0.4, 0.6)}}
+    best = {"item HR@10": Difference("repeat", 0.25, (0.1, 0.4), "ahead")}
+    evaluation = Evaluation("abc", Protocol(), 1234, 5, 67, 0, 1, scores, intervals, best)
     console = Console(file=io.StringIO(), width=100)
     console.print(learning.evaluation_table(evaluation))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "model abc on 1,234 events of 67 users" in text
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
-    assert rows == [["item HR@10", "0.5000", "0.2500"], ["behavior accuracy", "0.7500", ""]]
+    assert rows == [
+        ["item HR@10", "0.5000", "0.4000 – 0.6000", "repeat 0.2500", "ahead"],
+        ["behavior accuracy", "0.7500", "", "", ""],
+    ]
 
 
 def test_progress_is_shown_until_told_to_be_quiet() -> None:

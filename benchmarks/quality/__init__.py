@@ -1,0 +1,1 @@
+"""How well NextMove and its peers predict, on public logs under published protocols."""
