@@ -165,9 +165,8 @@ class PredictionAgent:
         with report.stage("decode"):  # 2. Decode
             events, batch = self._pipeline.decode(records)
         with report.stage("fold"):  # 3. Fold
-            settled = self._settled.setdefault(
-                event.message.tp, records[0].offset
-            )  # what is read first was committed before
+            # What lies before the first record that is read is committed
+            settled = self._settled.setdefault(event.message.tp, records[0].offset)
             self._pipeline.fold(events, batch, settled)
         return Prepared(event, records, batch, report, self._assignment)
 

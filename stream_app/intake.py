@@ -141,8 +141,9 @@ def chunks(records: Sequence[Record], limits: ChunkLimits) -> Iterator[Chunk]:
     """Cut the records of one partition, in offset order, into chunks within `limits`."""
     start = 0
     while start < len(records):
-        chunk = Chunk(records[start : start + limits.records])
-        if not _fits(chunk, limits):
+        erases = records[start].value is None  # and stands alone; others are not looked at, for erasures come in crowds
+        chunk = Chunk(records[start : start + (1 if erases else limits.records)])
+        if not erases and not _fits(chunk, limits):
             chunk = Chunk(chunk[: _fitting(chunk, limits)])
         yield chunk
         start += len(chunk)
@@ -158,7 +159,7 @@ def _fits(chunk: Chunk, limits: ChunkLimits) -> bool:
 
 
 def _fitting(records: Sequence[Record], limits: ChunkLimits) -> int:
-    """How many of the first records make a chunk; at least one."""
+    """How many of the first records, which begin with no erasure, make a chunk; at least one."""
     size, users = 0, Users()
     for position, record in enumerate(records):
         key, value = record.key, record.value
@@ -166,8 +167,6 @@ def _fitting(records: Sequence[Record], limits: ChunkLimits) -> int:
         is_full = size > limits.bytes or users.most_of(key) >= limits.per_user
         if position and (value is None or is_full):
             return position
-        if value is None:  # an erasure stands alone
-            return 1
         users.add(key)
     return len(records)
 
