@@ -25,6 +25,34 @@ def nextmove(*arguments: str, timeout_s: float = 300, **environment: str) -> sub
     )
 
 
+class Program:
+    """The command line in the background; killed at the latest when the block ends."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self._process = subprocess.Popen([*NEXTMOVE, *arguments], env=_environment(environment))
+
+    def pause(self) -> None:
+        """Let it stand still; its connections stay open."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After a pause."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def wait(self, timeout_s: float = 300) -> int:
+        """Its exit code, once it ends by itself."""
+        return self._process.wait(timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()  # one that stands still minds no other signal
+        self._process.wait()
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:

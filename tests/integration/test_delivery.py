@@ -13,12 +13,13 @@ from tests import checker
 from tests.checker import Names, wait_for_answers
 from tests.integration.conftest import deployed
 from tests.kafka_server import KafkaServer
-from tests.processes import WorkerProcess, json_lines, nextmove
+from tests.processes import Program, WorkerProcess, json_lines, nextmove
 
 pytestmark = pytest.mark.kafka
 
 LEARN = 0.8  # of the events by time; the rest is played
 KILLS = 2
+SPEED = 6000  # event time over wall time: the played part takes half a minute
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +55,23 @@ def test_the_model_is_worth_more_than_repeating(model: Path, taobao: Path) -> No
 def test_every_event_is_answered_once_though_the_worker_is_killed_twice(
     kafka: KafkaServer, names: Names, settings: dict[str, str], worker: WorkerProcess, taobao: Path, tmp_path: Path
 ) -> None:
-    done = nextmove("replay", str(taobao), "--to", "kafka", "--since", str(LEARN), "-q", **settings)
-    assert done.returncode == 0, done.stderr
-    events = asyncio.run(checker.read_topic(kafka.bootstrap, names.events))
-    assert len(events) == 84_488 - int(84_488 * LEARN)
-
-    for kill in range(1, KILLS + 1):
-        wait_for_answers(kafka.bootstrap, names, at_least=len(events) * kill // (KILLS + 1))
-        worker.kill()
-        now = asyncio.run(checker.read(kafka.bootstrap, names))
-        assert checker.committed_too_early(now) == []
-        assert checker.unequal(now) == []
-        answered = {checker.cause(record) for record in now.predictions}
-        assert len(answered) < len(events), "the kill came too late to test anything"
-        worker.start()
-    wait_for_answers(kafka.bootstrap, names, at_least=len(events))
+    count = 84_488 - int(84_488 * LEARN)
+    replay = ("replay", str(taobao), "--to", "kafka", "--since", str(LEARN), "--speed", str(SPEED), "-q")
+    with Program(*replay, **settings) as player:
+        for kill in range(1, KILLS + 1):
+            wait_for_answers(kafka.bootstrap, names, at_least=count * kill // (KILLS + 1))
+            worker.kill()  # while events still come
+            player.pause()
+            now = asyncio.run(checker.read(kafka.bootstrap, names))
+            assert checker.committed_too_early(now) == []
+            assert checker.unequal(now) == []
+            answered = {checker.cause(record) for record in now.predictions}
+            assert len(answered) < count, "the kill came too late to test anything"
+            worker.start()
+            player.go_on()
+        assert player.wait() == 0
+    assert len(asyncio.run(checker.read_topic(kafka.bootstrap, names.events))) == count
+    wait_for_answers(kafka.bootstrap, names, at_least=count)
     assert worker.stop() == 0
 
     found = asyncio.run(checker.read(kafka.bootstrap, names))
