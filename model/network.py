@@ -220,15 +220,13 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         relations = self.relate(batch) if self.config.copy else None
         keys, x = self.states(self.dropout(self.embed(batch, relations, hidden)), batch, relations, at, hidden)
         h = self.norm(x).float()  # [B, T, D]
-        spread = F.softplus(self.time_head(h)[..., 1:])  # [B, T, quantiles - 1]
-        lowest = self.time_head(h)[..., :1]
         return Heads(
             items=self.mixture(h, keys, batch.item_ids, relations, at, 0),
             categories=self.mixture(h, keys, batch.category_ids, relations, at, 1),
             behaviors=self.behavior_head(h),
             goal=self.goal_head(h.detach()).squeeze(-1),  # its labels repeat over a user's events: learned by heart
             churn=self.churn_head(h).squeeze(-1),
-            log_seconds=torch.cat((lowest, lowest + spread.cumsum(-1)), dim=-1),
+            log_seconds=quantiles(self.time_head(h)),
         )
 
     def states(
@@ -314,6 +312,12 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         """The same for categories."""
         first = self.config.category_first
         return torch.cat((self.category.weight[2:3], self.category.weight[first:])), self.category_bias
+
+
+def quantiles(raw: Tensor) -> Tensor:
+    """Increasing quantiles from the lowest one and the distances to the next, [B, T, quantiles]."""
+    lowest, spread = raw[..., :1], F.softplus(raw[..., 1:])
+    return torch.cat((lowest, lowest + spread.cumsum(-1)), dim=-1)
 
 
 def conceal(batch: Batch, hidden: Tensor) -> Batch:
