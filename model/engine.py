@@ -1,55 +1,39 @@
 """Inference: windows in, forecasts out.
 
-Each call recomputes each window in full, on one device, from one thread. The answer for a window does not depend on
-what else is in the batch. It knows nothing of users, topics or time of day; windows carry all there is to know.
+A window is recomputed in full, in one pass with others of about its length; or, where it comes as a step from the window
+before and states of its user are kept (`model.state_cache`), it costs one event. Both give the same answer, and it does not
+depend on what else is in the batch. One device, one thread. It knows nothing of topics or time of day; windows carry all
+there is to know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from model import artifact
+from model.answers import Answers, NotFinite, noted, seen_in, strangers
 from model.artifact import Artifact, ArtifactError
 from model.calibration import Calibration
 from model.features import Batch, Columns, encode, pad
-from model.forecast import Category, Forecast, Item, difference
-from model.network import Copied, Heads, Mixture, NextMoveModel
-from model.topk import top_k
-from model.vocabulary import Catalogue, Vocabulary
-from model.window import Window, WindowRule
+from model.forecast import Forecast, difference
+from model.network import NextMoveModel
+from model.state_cache import StateCache
+from model.vocabulary import Vocabulary
+from model.window import Step, Steps, Window, WindowRule
 
-__all__ = ["ArtifactError", "Engine", "Forecast"]
+__all__ = ["ArtifactError", "Engine", "Forecast", "NotFinite"]
 
 BATCH = 128  # windows per pass: more would only leave the cache
 CELLS = 1 << 25  # scores per pass, 128 MB: fewer windows where the catalogue is long
 GOLDEN_TOP_K = 10
 GOLDEN_TOLERANCE = 1e-3  # between machines and devices; the same machine gives 1e-6
-
-
-class NotFinite(Exception):
-    """At least one window of a batch has no answer but NaN or infinity."""
-
-
-class Chosen(NamedTuple):
-    """Top-k of one mixture for B windows."""
-
-    probability: Tensor  # [B, k]
-    ids: Tensor  # [B, k] identities as in `Columns`
-
-
-class Table(NamedTuple):
-    """Output vectors of a catalogue, ready for scoring."""
-
-    vectors: Tensor  # [D, N + 1]
-    bias: Tensor  # [N + 1]
-    popularity: Tensor  # [N + 1] sums to 1
-    catalogue: Catalogue
 
 
 class Engine:
@@ -72,8 +56,8 @@ class Engine:
         self.calibration: Calibration = parts.manifest.calibration or Calibration()
         self._model: NextMoveModel = parts.model.to(self.device).eval()  # type: ignore[arg-type]  # a str is a device
         names = self.vocabulary
-        self._items = table(self._model.item_table(), names.items, names.item_counts)
-        self._categories = table(self._model.category_table(), names.categories, names.category_counts)
+        self._answers = Answers(self._model, names, self.calibration)
+        self.states: StateCache | None = None
         self._batch = max(1, min(BATCH, CELLS // names.items.rows))
         self._widths = sorted({width for width in (4, 8, 16, 32, 64, 128, 256) if width < self.window.events})
 
@@ -91,7 +75,7 @@ class Engine:
         lengths = np.minimum(columns.lengths, self.window.events)
         starts = columns.starts + columns.lengths - lengths
         batch = pad(columns, starts, lengths, int(lengths.max())).to(torch.device(self.device))
-        return distribution(self._model(batch, last=True).items, batch.item_ids, self._items, None)[:, 1:]
+        return self._answers.item_probabilities(self._model(batch, last=True), seen_in(batch))
 
     def check_golden(self) -> None:
         """Raises ArtifactError when the model no longer gives the answers that it was published with."""
@@ -108,7 +92,19 @@ class Engine:
 
         Raises NotFinite.
         """
+        if self.states is not None and isinstance(windows, Steps):
+            return self._follow(self.states, windows, top_k or self.top_k)
         return self._answer(windows, top_k or self.top_k)
+
+    def keep_states(self, limit_bytes: int, **options: Any) -> None:
+        """From now on states of users are kept, within a limit of memory; options as in `StateCache`. Raises ValueError.
+
+        A window rule whose full windows move with every event, or a backbone that is not ours, has no use for them.
+        """
+        if self.window.stride > 1 and self._model.config.backbone == "nextmove":
+            self.states = StateCache(
+                self._model, self.vocabulary, self.window, limit_bytes, device=self.device, **options
+            )
 
     @torch.inference_mode()
     def _answer(self, windows: Sequence[Window], k: int) -> list[Forecast]:
@@ -132,57 +128,49 @@ class Engine:
     def _pass(self, batch: Batch, columns: Columns, k: int) -> list[Forecast]:
         """One rectangular batch."""
         batch = batch.to(torch.device(self.device))
-        heads: Heads = self._model(batch, last=True)
-        unknown = ~((batch.item_ids >= 0) & (batch.item_ids < self.vocabulary.items.rows)).any(1)  # [B]
-        items = choose(heads.items, batch.item_ids, self._items, unknown, k)
-        behaviors = self._behavior_with(heads, batch, items.ids)
-        mixes = heads.behaviors[:, 0].double() / self.calibration.behavior_temperature  # [B, behaviours]
-        goals = self.calibration.purchase.apply(heads.goal[:, 0].double())  # [B]
-        churns = self.calibration.churn.apply(heads.churn[:, 0].double())
-        numbers = [items.probability, mixes, goals, heads.log_seconds[:, 0], churns]
-        listed_items = _named(items, self.vocabulary.items, columns.unknown_items)
-        if self.vocabulary.has_categories:
-            categories = choose(heads.categories, batch.category_ids, self._categories, None, k)
-            numbers.append(categories.probability)
-            listed_categories = _named(categories, self.vocabulary.categories, columns.unknown_categories)
-        else:
-            listed_categories = [[] for _ in listed_items]
-        if not torch.stack([each.sum() for each in numbers]).isfinite().all():
-            raise NotFinite("the model answered with numbers that are not finite")
-        return [
-            Forecast(
-                next_behaviors=mix,
-                next_items=[
-                    Item(item_id=name, probability=probability, behavior=self.behaviors[behavior])
-                    for (name, probability), behavior in zip(some_items, some_behaviors, strict=False)
-                ],
-                next_categories=[Category(category=name, probability=p) for name, p in some_categories],
-                purchase_probability=goal,
-                time_to_next_s=(seconds[0], seconds[1], seconds[2]),
-                churn_probability=churn,
-                fallback="no_known_items" if cold else None,
-            )
-            for mix, some_items, some_behaviors, some_categories, goal, seconds, churn, cold in zip(
-                rounded(mixes.softmax(-1)).tolist(),
-                listed_items,
-                behaviors.tolist(),
-                listed_categories,
-                rounded(goals.sigmoid()).tolist(),
-                heads.log_seconds[:, 0].double().clamp(max=30).expm1().clamp(min=0).round(decimals=6).tolist(),
-                rounded(churns.sigmoid()).tolist(),
-                unknown.tolist(),
-                strict=True,
-            )
-        ]
+        heads = self._model(batch, last=True)
+        items = strangers(columns.unknown_items, self.vocabulary.items.rows)
+        categories = strangers(columns.unknown_categories, self.vocabulary.categories.rows)
+        return self._answers.forecasts(heads, seen_in(batch), k, items, categories)
 
-    def _behavior_with(self, heads: Heads, batch: Batch, ids: Tensor) -> Tensor:
-        """The most likely behaviour with each of the chosen items, [B, k] positions in `behaviors`."""
-        same = batch.item_ids[:, None] == ids[:, :, None]  # [B, k, L]
-        steps = torch.arange(1, same.shape[2] + 1, device=same.device)
-        last = (same * steps).amax(-1)  # [B, k] 1 + last position with the item, 0 if none
-        state = torch.where(last > 0, batch.behavior_rows.gather(1, (last - 1).clamp(min=0)), 0)
-        logits: Tensor = heads.behaviors + self._model.behavior_with_item(state)  # [B, k, behaviours]
-        return logits.argmax(-1)
+    @torch.inference_mode()
+    def _follow(self, states: StateCache, windows: Steps, k: int) -> list[Forecast]:
+        """Steps go on from what is kept, one event of a user at a time; what is no step is recomputed in full."""
+        steps = [windows.step(position) for position in range(len(windows))]
+        answers: dict[int, Forecast] = {}
+        if None in steps:
+            whole = [position for position, step in enumerate(steps) if step is None]
+            answers.update(zip(whole, self._answer([windows[position] for position in whole], k), strict=True))
+        for some in groups(steps, states.buckets[-1]):
+            chosen = [step for position in some if (step := steps[position]) is not None]
+            heads, seen, strange = states.advance(chosen, picked(windows, some))
+            try:
+                found = self._answers.forecasts(heads, seen, k, noted(strange), noted(strange))
+            except NotFinite:
+                states.distrust(chosen)
+                raise
+            answers.update(zip(some, found, strict=True))
+        return [answers[position] for position in range(len(windows))]
+
+
+def picked(windows: Sequence[Window] | Steps, some: Sequence[int]) -> Callable[[int], Window]:
+    """The n-th window of some, cut when somebody looks at it."""
+    return lambda number: windows[some[number]]
+
+
+def groups(steps: Sequence[Step | None], most: int) -> list[list[int]]:
+    """Positions of the steps, in groups of at most `most` distinct users; each user's in order, one group after the other."""
+    turns: Counter[str] = Counter()
+    waves: list[list[int]] = []
+    for position, step in enumerate(steps):
+        if step is None:
+            continue
+        turn = turns[step.user_id]
+        turns[step.user_id] += 1
+        if turn == len(waves):
+            waves.append([])
+        waves[turn].append(position)
+    return [wave[begin : begin + most] for wave in waves for begin in range(0, len(wave), most)]
 
 
 def choose_device(device: str) -> str:
@@ -192,71 +180,3 @@ def choose_device(device: str) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ArtifactError("device cuda was asked for, but this machine has no usable GPU")
     return device
-
-
-def table(scoring: tuple[Tensor, Tensor], catalogue: Catalogue, counts: Sequence[int]) -> Table:
-    """A catalogue's output vectors [N + 1, D] and biases [N + 1], laid out for scoring."""
-    vectors, bias = scoring
-    seen = torch.tensor([0, *counts], dtype=torch.float32, device=vectors.device)
-    return Table(vectors.detach().t().contiguous(), bias.detach().clone(), seen / seen.sum().clamp(min=1), catalogue)
-
-
-def choose(mixture: Mixture, ids: Tensor, against: Table, unknown: Tensor | None, k: int) -> Chosen:
-    """The k most likely of (catalogue ∪ window); where `unknown` [B], popularity stands in for the softmax."""
-    first = against.catalogue.first
-    scores = distribution(mixture, ids, against, unknown)
-    scores[:, 0] = 0  # "none of these" has no name
-    values, classes = top_k(scores, k)  # [B, k]
-    if mixture.copied is None:
-        return Chosen(values, classes + first - 1)
-    strange = copies(mixture.copied).masked_fill(ids < against.catalogue.rows, 0)  # [B, L] candidates without a row
-    merged = torch.cat((strange.flip(1), values), dim=1)  # most recent first
-    merged_ids = torch.cat((ids.flip(1), classes + first - 1), dim=1)
-    best, where = merged.sort(dim=1, descending=True, stable=True)
-    return Chosen(best[:, :k], merged_ids.gather(1, where[:, :k]))
-
-
-def distribution(mixture: Mixture, ids: Tensor, against: Table, unknown: Tensor | None) -> Tensor:
-    """Probability of class 0, "none of these", and of each known name, [B, N + 1], copies of known names included.
-
-    Without a copy path users repeat nothing: what is in the window gets 0, and the others the more.
-    """
-    rows, first = against.catalogue.rows, against.catalogue.first
-    logits = torch.addmm(against.bias, mixture.query[:, 0], against.vectors)  # [B, N + 1]
-    known = (ids >= first) & (ids < rows)
-    classes = torch.where(known, ids - first + 1, 0)  # [B, L]
-    if mixture.copied is None:
-        none = logits[:, :1].clone()
-        scores = logits.scatter_(1, classes, float("-inf")).index_copy_(1, classes.new_zeros(1), none).softmax(-1)
-        if unknown is not None:
-            scores[unknown] = against.popularity
-        return scores
-    share = mixture.copied.log_catalogue.exp()  # [B, 1]
-    scores = logits.softmax(-1).mul_(share)
-    if unknown is not None:
-        scores[unknown] = against.popularity * share[unknown]
-    return scores.scatter_add_(1, classes, copies(mixture.copied) * known)
-
-
-def copies(copied: Copied) -> Tensor:
-    """Probability of each candidate of the window, [B, L]; 0 where no candidate."""
-    return (copied.log_copy + copied.pointer[:, 0]).exp()
-
-
-def _named(chosen: Chosen, catalogue: Catalogue, unknown: list[str]) -> list[list[tuple[str, float]]]:
-    """Identities as names; entries without probability are left out."""
-    names, first, rows = catalogue.names, catalogue.first, catalogue.rows
-    ids, listed = chosen.ids.tolist(), (chosen.probability > 0).tolist()
-    return [
-        [
-            (names[one - first] if one < rows else unknown[one - rows], probability)
-            for one, probability, is_listed in zip(*some, strict=True)
-            if is_listed
-        ]
-        for some in zip(ids, rounded(chosen.probability.double()).tolist(), listed, strict=True)
-    ]
-
-
-def rounded(probabilities: Tensor) -> Tensor:
-    """Seven decimals: what lies beyond is the noise of float32, and a third of a prediction's bytes."""
-    return probabilities.round(decimals=7).clamp(0.0, 1.0)

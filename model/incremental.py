@@ -105,7 +105,11 @@ def new_pool(model: NextMoveModel, slots: int, window: int, dtype: torch.dtype, 
 
     heads = (config.kv_heads, config.width // config.heads)
     return Pool(
-        *(numbers(slots, window) for _ in range(5)),
+        numbers(slots, window),
+        numbers(slots, window),
+        numbers(slots, window),
+        numbers(slots, window),
+        numbers(slots, window),
         keys_values=tuple(numbers(slots, window, 2, *heads, of=dtype) for _ in model.blocks),
         pointed=numbers(own, window, 4 * config.pointer_width, of=dtype),
         latest=numbers(own, KINDS, window, of=torch.bool),
@@ -117,107 +121,142 @@ def new_pool(model: NextMoveModel, slots: int, window: int, dtype: torch.dtype, 
 class Step(nn.Module):
     """The network's answer to one more event of each of B users; see `Pool`. Changes nothing."""
 
-    def __init__(self, model: NextMoveModel) -> None:
+    def __init__(self, model: NextMoveModel, narrow: torch.dtype | None = None) -> None:
+        """With `narrow`, products of the blocks and pointers are computed in that type."""
         super().__init__()
         self.model = model
+        self.narrow = narrow
 
     def forward(self, pool: Pool, event: Event) -> Stepped:
         """Answers [B, 1, …] and what `keep` puts into the pool."""
-        model, config = self.model, self.model.config
-        slots, lengths = event.slots, event.lengths
-        window = pool.times_ms.shape[1]
-        places = torch.arange(window, device=slots.device)
-        here, seen = places == lengths[:, None], places <= lengths[:, None]  # [B, W]
-        ids = [  # [B, W] per kind
-            torch.where(seen, torch.where(here, new[:, None], kept[slots]), NO_IDENTITY)
-            for kept, new in ((pool.item_ids, event.item_ids), (pool.category_ids, event.category_ids))
-        ]
-        last = (lengths - 1).clamp(min=0)
-        begins = lengths == 0
-        gap_ms = torch.where(begins, 0, event.times_ms - pool.times_ms[slots, last])
-        session = torch.where(begins, 0, pool.sessions[slots, last] + (gap_ms > config.session_gap_ms))
-        x = self.embed(event, gap_ms, begins)
-        same = latest = counts = decayed = age = ago = None
-        if config.copy:
-            new = (event.item_ids, event.category_ids)
-            same = [(kind == one[:, None]) & (one >= 0)[:, None] for kind, one in zip(ids, new, strict=True)]  # [B, W]
-            latest, counts, decayed, repeated = self.recount(pool, event, same, here, seen, gap_ms)
-            x = x + model.repeats(repeated)  # type: ignore[misc]  # there is one with a copy path
-            times_ms = torch.where(here, event.times_ms[:, None], pool.times_ms[slots])
-            age = torch.log1p((event.times_ms[:, None] - times_ms).clamp(min=0).float() / 1000)  # [B, W]
-            ago = (session[:, None] - torch.where(here, session[:, None], pool.sessions[slots])).clamp(min=0).float()
+        model = self.model
+        view = look(pool, event, model.config.session_gap_ms)
+        again = recount(pool, event, view) if model.repeats is not None else None
+        x = self.embed(event, view)
+        if again is not None and model.repeats is not None:
+            x = x + model.repeats(again.repeated)
         pointed_at, keys_values = x, []
-        maps = None if same is None else torch.stack((age * 0.1, ago == 0, *same), dim=-1)  # [B, W, RELATIONS]
-        for block, kept in zip(model.blocks, pool.keys_values, strict=True):
-            pointed_at = x
-            x, added = attend(block, x, kept, slots, lengths, here, seen, maps)
-            keys_values.append(added)
-        h = model.norm(x).float()[:, None]  # [B, 1, D]
-        mixtures = [Mixture(model.item_query(h), None), Mixture(model.category_query(h), None)]
-        pointed = x.new_zeros(0)
-        if config.copy:
-            pointed = torch.cat([part(pointed_at) for one in pointers(model) for part in (one.key, one.from_key)], -1)
-            kept = torch.where(here[:, :, None], pointed[:, None].to(pool.pointed.dtype), pool.pointed[slots])
-            features = [
-                pointer_features(latest[:, kind], counts[:, kind], age, ago, same[1 - kind], decayed, kind)
-                for kind in range(KINDS)
-            ]
-            mixtures = [
-                Mixture(mixture.query, copy(one, gate, h[:, 0], part, candidate, feature))
-                for mixture, one, gate, part, candidate, feature in zip(
-                    mixtures,
-                    pointers(model),
-                    (model.item_gate, model.category_gate),
-                    kept.chunk(KINDS, dim=-1),
-                    latest.unbind(1),
-                    features,
-                    strict=True,
+        with self.narrowed(x):
+            for block, kept in zip(model.blocks, pool.keys_values, strict=True):
+                assert isinstance(block, Block)
+                pointed_at = x
+                x, added = attend(block, x, kept, event, view, None if again is None else again.maps)
+                keys_values.append(added)
+        h = model.norm(x.float())[:, None]  # [B, 1, D]
+        items, categories = Mixture(model.item_query(h), None), Mixture(model.category_query(h), None)
+        none = x.new_zeros(0)
+        states, pointed = (none, none, none), none
+        if again is not None:
+            states = (again.latest, again.counts, again.decayed)
+            with self.narrowed(x):
+                pointed = torch.cat(
+                    [part(pointed_at) for one in pointers(model) for part in (one.key, one.from_key)], -1
                 )
-            ]
-        behaviors = torch.where(here, event.behavior_rows[:, None], pool.behavior_rows[slots])
+            kept = torch.where(view.here[..., None], pointed[:, None].to(pool.pointed.dtype), pool.pointed[event.slots])
+            for_items, for_categories = kept.chunk(KINDS, dim=-1)  # [B, W, 2 · P] each
+            items = Mixture(items.query, copy(model.item_pointer, model.item_gate, h[:, 0], for_items, again, 0))
+            categories = Mixture(
+                categories.query, copy(model.category_pointer, model.category_gate, h[:, 0], for_categories, again, 1)
+            )
         heads = Heads(
-            items=mixtures[0],
-            categories=mixtures[1],
+            items=items,
+            categories=categories,
             behaviors=model.behavior_head(h),
             goal=model.goal_head(h).squeeze(-1),
             churn=model.churn_head(h).squeeze(-1),
             log_seconds=quantiles(model.time_head(h)),
         )
-        empty = x.new_zeros(0)
-        states = (empty,) * 3 if latest is None else (latest, counts, decayed)
-        return Stepped(heads, ids[0], ids[1], behaviors, session, tuple(keys_values), pointed, *states)
+        return Stepped(heads, *view.ids, view.behavior_rows, view.session, tuple(keys_values), pointed, *states)
 
-    def embed(self, event: Event, gap_ms: Tensor, begins: Tensor) -> Tensor:
+    def narrowed(self, x: Tensor) -> torch.autocast:
+        """Products in the narrow type, where there is one."""
+        return torch.autocast(x.device.type, self.narrow, enabled=self.narrow is not None)
+
+    def embed(self, event: Event, view: View) -> Tensor:
         """The events as vectors [B, D], without what they repeat."""
         model = self.model
-        edges = 1000 * 2 ** torch.arange(GAP_BUCKETS, device=gap_ms.device)  # ms
-        gaps = torch.where(begins, GAP_BUCKETS + 1, torch.bucketize(gap_ms.clamp(min=0), edges))
+        edges = 1000 * 2 ** torch.arange(GAP_BUCKETS, device=view.gap_ms.device)  # ms
+        gaps = torch.where(event.lengths == 0, GAP_BUCKETS + 1, torch.bucketize(view.gap_ms.clamp(min=0), edges))
         x = model.item(event.item_rows) + model.category(event.category_rows) + model.behavior(event.behavior_rows)
         return x + model.gap(gaps) + model.hour(event.times_ms // HOUR_MS % 24)  # type: ignore[no-any-return]
 
-    def recount(
-        self, pool: Pool, event: Event, same: list[Tensor], here: Tensor, seen: Tensor, gap_ms: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`Pool.latest`, `counts` and `decayed` of the users, one event later, and what the event repeats [B, 4].
 
-        All events that are the same share a sum, so the new one's is what they had, weighed down, and 1.
-        """
-        slots = event.slots
-        again = torch.stack(same, dim=1)  # bool [B, KINDS, W], the new event included where it is anything
-        known = torch.stack((event.item_ids, event.category_ids), dim=1) >= 0  # [B, KINDS]
-        before = (again & ~here[:, None]).float()  # [B, KINDS, W]
-        latest = (pool.latest[slots] & seen[:, None] & (before == 0)) | (here[:, None] & known[:, :, None])
-        counted = pool.counts[slots]
-        count = (counted * before).amax(-1)  # [B, KINDS] of the same so far
-        counts = torch.where(here[:, None], ((count + 1) * known)[:, :, None], counted)
-        seconds = gap_ms.clamp(min=0).float() / 1000  # [B]
-        decays = [torch.full_like(seconds, decay) for decay in EVENT_DECAYS]
-        decays += [torch.exp(-seconds / constant) for constant in TIME_DECAYS_S]
-        weighed = pool.decayed[slots] * torch.stack(decays, dim=-1)[:, None, None]  # [B, KINDS, W, DECAYS]
-        own = ((weighed * before[..., None]).amax(2) + 1) * known[..., None]  # [B, KINDS, DECAYS]
-        decayed = torch.where(here[:, None, :, None], own[:, :, None], weighed + before[..., None])
-        repeated = torch.stack((count > 0, torch.log1p(count.clamp(max=COUNT_CAP))), dim=-1)  # [B, KINDS, 2]
-        return latest, counts, decayed, repeated.flatten(1)
+class View(NamedTuple):
+    """The windows as seen from the newest events."""
+
+    here: Tensor  # bool [B, W] the newest event
+    seen: Tensor  # bool [B, W] an event
+    ids: tuple[Tensor, Tensor]  # [B, W] items, categories; NO_IDENTITY behind the newest event
+    behavior_rows: Tensor  # [B, W]
+    gap_ms: Tensor  # [B] since the event before, 0 where there is none
+    session: Tensor  # [B]
+    age: Tensor  # [B, W] log seconds since each event
+    sessions_ago: Tensor  # [B, W]
+
+
+class Again(NamedTuple):
+    """What of a window the newest event is like, and what follows for the pointers; same events share their sums."""
+
+    same: Tensor  # bool [B, KINDS, W] the newest event included
+    age: Tensor  # [B, W] log seconds since each event
+    sessions_ago: Tensor  # [B, W]
+    maps: Tensor  # [B, W, RELATIONS] as `model.network.Relations.maps`
+    repeated: Tensor  # [B, 2 · KINDS] as `model.network.seen_before`
+    latest: Tensor  # [B, KINDS, W] as in `Pool`, one event later; so are the others
+    counts: Tensor  # [B, KINDS, W]
+    decayed: Tensor  # [B, KINDS, W, DECAYS]
+
+
+def look(pool: Pool, event: Event, session_gap_ms: int) -> View:
+    """What the kept windows look like from the new events."""
+    slots, lengths = event.slots, event.lengths
+    places = torch.arange(pool.times_ms.shape[1], device=slots.device)
+    here, seen = places == lengths[:, None], places <= lengths[:, None]
+    last = (lengths - 1).clamp(min=0)
+    gap_ms = torch.where(lengths == 0, 0, event.times_ms - pool.times_ms[slots, last])
+    session = torch.where(lengths == 0, 0, pool.sessions[slots, last] + (gap_ms > session_gap_ms))
+
+    def column(kept: Tensor, new: Tensor) -> Tensor:
+        return torch.where(here, new[:, None], kept[slots])
+
+    seconds = (event.times_ms[:, None] - column(pool.times_ms, event.times_ms)).clamp(min=0).float() / 1000
+    items, categories = column(pool.item_ids, event.item_ids), column(pool.category_ids, event.category_ids)
+    return View(
+        here,
+        seen,
+        (torch.where(seen, items, NO_IDENTITY), torch.where(seen, categories, NO_IDENTITY)),
+        column(pool.behavior_rows, event.behavior_rows),
+        gap_ms,
+        session,
+        torch.log1p(seconds),
+        (session[:, None] - column(pool.sessions, session)).clamp(min=0).float(),
+    )
+
+
+def recount(pool: Pool, event: Event, view: View) -> Again:
+    """`Pool.latest`, `counts` and `decayed` one event later.
+
+    The new event's sum is what the same ones had, weighed down, and 1.
+    """
+    slots, here = event.slots, view.here[:, None]  # bool [B, 1, W]
+    new = torch.stack((event.item_ids, event.category_ids), dim=1)  # [B, KINDS]
+    known = new >= 0
+    same = (torch.stack(view.ids, dim=1) == new[..., None]) & known[..., None]  # [B, KINDS, W]
+    before = (same & ~here).float()
+    older = view.seen[:, None] & ~here
+    latest = (pool.latest[slots] & older & (before == 0)) | (here & known[..., None])
+    counted = pool.counts[slots]
+    count = (counted * before).amax(-1)  # [B, KINDS]
+    counts = torch.where(here, ((count + 1) * known)[..., None], counted)
+    seconds = view.gap_ms.clamp(min=0).float() / 1000  # [B]
+    decays = [torch.full_like(seconds, decay) for decay in EVENT_DECAYS]
+    decays += [torch.exp(-seconds / constant) for constant in TIME_DECAYS_S]
+    weighed = pool.decayed[slots] * torch.stack(decays, dim=-1)[:, None, None]  # [B, KINDS, W, DECAYS]
+    own = ((weighed * before[..., None]).amax(2) + 1) * known[..., None]  # [B, KINDS, DECAYS]
+    decayed = torch.where(here[..., None], own[:, :, None], weighed + before[..., None])
+    repeated = torch.stack((count > 0, torch.log1p(count.clamp(max=COUNT_CAP))), dim=-1)  # [B, KINDS, 2]
+    maps = torch.stack((view.age * 0.1, view.sessions_ago == 0, *same.unbind(1)), dim=-1)
+    return Again(same, view.age, view.sessions_ago, maps, repeated.flatten(1), latest, counts, decayed)
 
 
 def pointers(model: NextMoveModel) -> tuple[Pointer, Pointer]:
@@ -226,14 +265,7 @@ def pointers(model: NextMoveModel) -> tuple[Pointer, Pointer]:
 
 
 def attend(
-    block: Block,
-    x: Tensor,
-    kept: Tensor,
-    slots: Tensor,
-    lengths: Tensor,
-    here: Tensor,
-    seen: Tensor,
-    maps: Tensor | None,
+    block: Block, x: Tensor, kept: Tensor, event: Event, view: View, maps: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`Block.forward` for one more event: its state [B, D], and its keys and values [B, 2, K, D/H].
 
@@ -243,65 +275,56 @@ def attend(
     size = x.shape[1] // block.heads
     query = block.query(normed).view(len(x), block.kv_heads, -1, size)  # [B, K, H/K, D/H]
     added = block.key_value(normed).view(len(x), 2, block.kv_heads, size)
-    both = torch.where(here[:, :, None, None, None], added[:, None].to(kept.dtype), kept[slots])  # [B, W, 2, K, D/H]
-    scores = (query[:, None] * both[:, :, 0, :, None]).sum(-1) / math.sqrt(size)  # [B, W, K, H/K]
-    since = lengths[:, None] - torch.arange(here.shape[1], device=x.device)  # [B, W]
+    both = torch.where(view.here[..., None, None, None], added[:, None].to(kept.dtype), kept[event.slots])
+    keys, values = both[:, :, 0, :, None], both[:, :, 1, :, None]  # [B, W, K, 1, D/H] each
+    scores = (query[:, None] * keys).sum(-1) / math.sqrt(size)  # [B, W, K, H/K]
+    since = event.lengths[:, None] - torch.arange(kept.shape[1], device=x.device)  # [B, W]
     bias = block.distance(since.clamp(0, DISTANCES - 1))  # [B, W, H]
     if maps is not None and block.relation_weight is not None:
         bias = bias + maps @ block.relation_weight
-    scores = (scores.flatten(2) + bias).masked_fill(~seen[:, :, None], float("-inf"))  # [B, W, H]
+    scores = (scores.flatten(2) + bias).masked_fill(~view.seen[..., None], float("-inf"))  # [B, W, H]
     weights = scores.softmax(1).view(*scores.shape[:2], block.kv_heads, -1, 1)  # [B, W, K, H/K, 1]
-    mixed = block.mix((weights * both[:, :, 1, :, None]).sum(1).flatten(1))  # [B, D]
+    mixed = block.mix((weights * values).sum(1).flatten(1))  # [B, D]
     y = x + torch.sigmoid(block.attention_gate(x)) * mixed
     wide, gate = block.widen(block.feed_norm(y)).chunk(2, dim=-1)
     fed = block.narrow(F.silu(gate) * wide)
     return y + torch.sigmoid(block.feed_gate(y)) * fed, added
 
 
-def pointer_features(
-    candidate: Tensor, counts: Tensor, age: Tensor, sessions: Tensor, other: Tensor, decayed: Tensor, kind: int
-) -> Tensor:
-    """What `model.network.candidates` says of each event of a window as seen from the newest, [B, W, POINTER_FEATURES]."""
-    after = candidate.sum(1, keepdim=True) - candidate.cumsum(1)  # distinct ones more recent, where a candidate
-    recent = (after + candidate.long() - 1).clamp(min=0).float()  # [B, W]
-    count = counts.clamp(max=COUNT_CAP).clamp(min=1)
-    sums = torch.log1p(decayed)
-    return torch.cat(
-        (
-            torch.stack(
-                (
-                    torch.log1p(recent) / 2,
-                    1 / (1 + recent),
-                    (recent == 0).float(),
-                    (recent == 1).float(),
-                    (recent == 2).float(),
-                    age / 8,
-                    torch.log1p(sessions) / 2,
-                    (sessions == 0).float(),
-                    (sessions == 1).float(),
-                    torch.log(count),
-                    (count >= 2).float(),
-                    other.float(),
-                ),
-                dim=-1,
-            ),
-            sums[:, kind],
-            sums[:, 1 - kind],
-        ),
-        dim=-1,
-    )
-
-
-def copy(pointer: Pointer, gate: nn.Linear, h: Tensor, kept: Tensor, candidate: Tensor, features: Tensor) -> Copied:
-    """`Pointer.forward` from kept keys: h [B, D], kept [B, W, 2 · P], candidate [B, W]."""
+def copy(pointer: Pointer, gate: nn.Module, h: Tensor, kept: Tensor, again: Again, kind: int) -> Copied:
+    """`Pointer.forward` from what is kept: h [B, D], kept [B, W, 2 · P]; kind 0: items, 1: categories."""
     key, from_key = kept.chunk(2, dim=-1)  # [B, W, P] each
+    candidate = again.latest[:, kind]  # [B, W]
     match = (pointer.query(h)[:, None] * key).sum(-1) / math.sqrt(pointer.query.out_features)  # [B, W]
-    mixed = pointer.from_query(h)[:, None] + from_key + pointer.from_features(features)  # [B, W, P]
+    mixed = pointer.from_query(h)[:, None] + from_key + pointer.from_features(features(again, kind))  # [B, W, P]
     logits = match + (F.gelu(mixed) * pointer.score.weight[0]).sum(-1)
-    logits = logits.masked_fill(~candidate, FAR)
-    pointer_to = torch.log_softmax(logits, dim=-1).masked_fill(~candidate, FAR)
+    chances = torch.log_softmax(logits.masked_fill(~candidate, FAR), dim=-1).masked_fill(~candidate, FAR)
     opened = gate(h)[:, 0].masked_fill(~candidate.any(-1), -FAR)  # nothing to copy: all to the catalogue
-    return Copied(F.logsigmoid(opened)[:, None], F.logsigmoid(-opened)[:, None], pointer_to[:, None])
+    return Copied(F.logsigmoid(opened)[:, None], F.logsigmoid(-opened)[:, None], chances[:, None])
+
+
+def features(again: Again, kind: int) -> Tensor:
+    """What `model.network.candidates` says of each event of a window as seen from the newest, [B, W, POINTER_FEATURES]."""
+    candidate = again.latest[:, kind]
+    after = candidate.sum(1, keepdim=True) - candidate.cumsum(1)
+    recent = (after + candidate.long() - 1).clamp(min=0).float()  # [B, W] distinct ones more recent, where a candidate
+    count = again.counts[:, kind].clamp(max=COUNT_CAP).clamp(min=1)
+    sums = torch.log1p(again.decayed)
+    known = (
+        torch.log1p(recent) / 2,
+        1 / (1 + recent),
+        (recent == 0).float(),
+        (recent == 1).float(),
+        (recent == 2).float(),
+        again.age / 8,
+        torch.log1p(again.sessions_ago) / 2,
+        (again.sessions_ago == 0).float(),
+        (again.sessions_ago == 1).float(),
+        torch.log(count),
+        (count >= 2).float(),
+        again.same[:, 1 - kind].float(),
+    )
+    return torch.cat((torch.stack(known, dim=-1), sums[:, kind], sums[:, 1 - kind]), dim=-1)
 
 
 def keep(pool: Pool, event: Event, found: Stepped) -> None:
@@ -326,6 +349,7 @@ def fill(model: NextMoveModel, pool: Pool, slots: Tensor, batch: Batch) -> None:
     x = model.embed(batch, relations, None)  # [B, L, D]
     pointed_at = x
     for depth, (block, kept) in enumerate(zip(model.blocks, pool.keys_values, strict=True)):
+        assert isinstance(block, Block)
         pointed_at = x
         added = block.key_value(block.attention_norm(x))  # [B, L, 2 · K · D/H]
         kept[slots, :length] = added.view(*x.shape[:2], *kept.shape[2:]).to(kept.dtype)

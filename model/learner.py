@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.answers import distribution, table
 from model.augmentation import crop, reorder
 from model.checkpoint import Checkpoint
-from model.engine import distribution, table
 from model.features import Batch, Ints, pad
 from model.group import ALONE, Group
 from model.losses import WEIGHTS, LossWeights, losses

@@ -83,11 +83,13 @@ class Slots:
         slot, _ = self._users[user_id]
         self._users[user_id] = slot, tag
 
-    def drop(self, user_id: str) -> None:
-        """What is kept of a user is not to be trusted."""
+    def drop(self, user_id: str) -> int | None:
+        """What is kept of a user is not to be trusted; the slot that is free now."""
         found = self._users.pop(user_id, None)
-        if found is not None:
-            self._free.append(found[0])
+        if found is None:
+            return None
+        self._free.append(found[0])
+        return found[0]
 
     def clear(self) -> None:
         """Nothing that is kept is to be trusted."""

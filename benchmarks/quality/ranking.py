@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.engine import distribution, table
+from model.answers import distribution, table
 from model.features import Ints, encode, pad
 from model.network import NextMoveModel
 from model.sequences import Sequences

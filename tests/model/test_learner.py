@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from model.answers import distribution, table
 from model.config import BACKBONES
-from model.engine import distribution, table
 from model.features import pad
 from model.learner import RANKED, Clock, Learner, Recipe, groups, schedule
 from model.material import default_horizons, prepare

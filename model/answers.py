@@ -1,0 +1,202 @@
+"""What a network says, as forecasts: mixtures over catalogue and window to lists of names, logits to probabilities.
+
+B windows, L events of a window, N catalogue, k names listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.calibration import Calibration
+from model.features import Batch
+from model.forecast import Category, Forecast, Item
+from model.network import Copied, Heads, Mixture, NextMoveModel
+from model.topk import top_k
+from model.vocabulary import Catalogue, Vocabulary
+
+Names = Callable[[int, int], str]  # (window, identity) → a name that the vocabulary does not know
+
+
+class NotFinite(Exception):
+    """At least one window of a batch has no answer but NaN or infinity."""
+
+
+class Seen(NamedTuple):
+    """What the windows hold; [B, L] each, NO_IDENTITY behind the newest event."""
+
+    item_ids: Tensor
+    category_ids: Tensor
+    behavior_rows: Tensor
+
+
+class Chosen(NamedTuple):
+    """Top-k of one mixture for B windows."""
+
+    probability: Tensor  # [B, k]
+    ids: Tensor  # [B, k] identities as in `Columns`
+
+
+class Table(NamedTuple):
+    """Output vectors of a catalogue, ready for scoring."""
+
+    vectors: Tensor  # [D, N + 1]
+    bias: Tensor  # [N + 1]
+    popularity: Tensor  # [N + 1] sums to 1
+    catalogue: Catalogue
+
+
+class Answers:
+    """Makes forecasts of a network's heads, with the vocabulary's names."""
+
+    def __init__(self, model: NextMoveModel, vocabulary: Vocabulary, calibration: Calibration) -> None:
+        self._with_item = model.behavior_with_item
+        self._behaviors = vocabulary.behaviors.names
+        self._vocabulary = vocabulary
+        self._calibration = calibration
+        self._items = table(model.item_table(), vocabulary.items, vocabulary.item_counts)
+        self._categories = table(model.category_table(), vocabulary.categories, vocabulary.category_counts)
+
+    def item_probabilities(self, heads: Heads, seen: Seen) -> Tensor:
+        """Of every known item as the next one, in the vocabulary's order, [B, N]."""
+        return distribution(heads.items, seen.item_ids, self._items, None)[:, 1:]
+
+    def forecasts(self, heads: Heads, seen: Seen, k: int, items: Names, categories: Names) -> list[Forecast]:
+        """One per window, in order; heads at the newest events (T = 1). Raises NotFinite."""
+        names = self._vocabulary
+        unknown = ~((seen.item_ids >= 0) & (seen.item_ids < names.items.rows)).any(1)  # [B]
+        chosen = choose(heads.items, seen.item_ids, self._items, unknown, k)
+        behaviors = self._behavior_with(heads, seen, chosen.ids)
+        mixes = heads.behaviors[:, 0].double() / self._calibration.behavior_temperature  # [B, behaviours]
+        goals = self._calibration.purchase.apply(heads.goal[:, 0].double())  # [B]
+        churns = self._calibration.churn.apply(heads.churn[:, 0].double())
+        numbers = [chosen.probability, mixes, goals, heads.log_seconds[:, 0], churns]
+        listed_items = _named(chosen, names.items, items)
+        if names.has_categories:
+            chosen = choose(heads.categories, seen.category_ids, self._categories, None, k)
+            numbers.append(chosen.probability)
+            listed_categories = _named(chosen, names.categories, categories)
+        else:
+            listed_categories = [[] for _ in listed_items]
+        if not torch.stack([each.sum() for each in numbers]).isfinite().all():
+            raise NotFinite("the model answered with numbers that are not finite")
+        return [
+            Forecast(
+                next_behaviors=mix,
+                next_items=[
+                    Item(item_id=name, probability=probability, behavior=self._behaviors[behavior])
+                    for (name, probability), behavior in zip(some_items, some_behaviors, strict=False)
+                ],
+                next_categories=[Category(category=name, probability=p) for name, p in some_categories],
+                purchase_probability=goal,
+                time_to_next_s=(seconds[0], seconds[1], seconds[2]),
+                churn_probability=churn,
+                fallback="no_known_items" if cold else None,
+            )
+            for mix, some_items, some_behaviors, some_categories, goal, seconds, churn, cold in zip(
+                rounded(mixes.softmax(-1)).tolist(),
+                listed_items,
+                behaviors.tolist(),
+                listed_categories,
+                rounded(goals.sigmoid()).tolist(),
+                heads.log_seconds[:, 0].double().clamp(max=30).expm1().clamp(min=0).round(decimals=6).tolist(),
+                rounded(churns.sigmoid()).tolist(),
+                unknown.tolist(),
+                strict=True,
+            )
+        ]
+
+    def _behavior_with(self, heads: Heads, seen: Seen, ids: Tensor) -> Tensor:
+        """The most likely behaviour with each of the chosen items, [B, k] positions among the behaviours."""
+        same = seen.item_ids[:, None] == ids[:, :, None]  # [B, k, L]
+        steps = torch.arange(1, same.shape[2] + 1, device=same.device)
+        last = (same * steps).amax(-1)  # [B, k] 1 + last position with the item, 0 if none
+        state = torch.where(last > 0, seen.behavior_rows.gather(1, (last - 1).clamp(min=0)), 0)
+        logits: Tensor = heads.behaviors + self._with_item(state)  # [B, k, behaviours]
+        return logits.argmax(-1)
+
+
+def seen_in(batch: Batch) -> Seen:
+    """What the windows of a batch hold."""
+    return Seen(batch.item_ids, batch.category_ids, batch.behavior_rows)
+
+
+def noted(strange: Sequence[Mapping[int, str]]) -> Names:
+    """The names that were noted with each window."""
+    return lambda window, identity: strange[window][identity]
+
+
+def strangers(listed: Sequence[str], rows: int) -> Names:
+    """The names of `Columns.unknown_items` or `unknown_categories`."""
+    return lambda _, identity: listed[identity - rows]
+
+
+def table(scoring: tuple[Tensor, Tensor], catalogue: Catalogue, counts: Sequence[int]) -> Table:
+    """A catalogue's output vectors [N + 1, D] and biases [N + 1], laid out for scoring."""
+    vectors, bias = scoring
+    seen = torch.tensor([0, *counts], dtype=torch.float32, device=vectors.device)
+    return Table(vectors.detach().t().contiguous(), bias.detach().clone(), seen / seen.sum().clamp(min=1), catalogue)
+
+
+def choose(mixture: Mixture, ids: Tensor, against: Table, unknown: Tensor | None, k: int) -> Chosen:
+    """The k most likely of (catalogue ∪ window); where `unknown` [B], popularity stands in for the softmax."""
+    first = against.catalogue.first
+    scores = distribution(mixture, ids, against, unknown)
+    scores[:, 0] = 0  # "none of these" has no name
+    values, classes = top_k(scores, k)  # [B, k]
+    if mixture.copied is None:
+        return Chosen(values, classes + first - 1)
+    strange = copies(mixture.copied).masked_fill(ids < against.catalogue.rows, 0)  # [B, L] candidates without a row
+    merged = torch.cat((strange.flip(1), values), dim=1)  # most recent first
+    merged_ids = torch.cat((ids.flip(1), classes + first - 1), dim=1)
+    best, where = merged.sort(dim=1, descending=True, stable=True)
+    return Chosen(best[:, :k], merged_ids.gather(1, where[:, :k]))
+
+
+def distribution(mixture: Mixture, ids: Tensor, against: Table, unknown: Tensor | None) -> Tensor:
+    """Probability of class 0, "none of these", and of each known name, [B, N + 1], copies of known names included.
+
+    Without a copy path users repeat nothing: what is in the window gets 0, and the others the more.
+    """
+    rows, first = against.catalogue.rows, against.catalogue.first
+    logits = torch.addmm(against.bias, mixture.query[:, 0], against.vectors)  # [B, N + 1]
+    known = (ids >= first) & (ids < rows)
+    classes = torch.where(known, ids - first + 1, 0)  # [B, L]
+    if mixture.copied is None:
+        none = logits[:, :1].clone()
+        scores = logits.scatter_(1, classes, float("-inf")).index_copy_(1, classes.new_zeros(1), none).softmax(-1)
+        if unknown is not None:
+            scores[unknown] = against.popularity
+        return scores
+    share = mixture.copied.log_catalogue.exp()  # [B, 1]
+    scores = logits.softmax(-1).mul_(share)
+    if unknown is not None:
+        scores[unknown] = against.popularity * share[unknown]
+    return scores.scatter_add_(1, classes, copies(mixture.copied) * known)
+
+
+def copies(copied: Copied) -> Tensor:
+    """Probability of each candidate of the window, [B, L]; 0 where no candidate."""
+    return (copied.log_copy + copied.pointer[:, 0]).exp()
+
+
+def _named(chosen: Chosen, catalogue: Catalogue, strange: Names) -> list[list[tuple[str, float]]]:
+    """Identities as names; entries without probability are left out."""
+    names, first, rows = catalogue.names, catalogue.first, catalogue.rows
+    ids, listed = chosen.ids.tolist(), (chosen.probability > 0).tolist()
+    return [
+        [
+            (names[one - first] if one < rows else strange(window, one), probability)
+            for one, probability, is_listed in zip(*some, strict=True)
+            if is_listed
+        ]
+        for window, some in enumerate(zip(ids, rounded(chosen.probability.double()).tolist(), listed, strict=True))
+    ]
+
+
+def rounded(probabilities: Tensor) -> Tensor:
+    """Seven decimals: what lies beyond is the noise of float32, and a third of a prediction's bytes."""
+    return probabilities.round(decimals=7).clamp(0.0, 1.0)

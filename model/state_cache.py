@@ -1,0 +1,204 @@
+"""What the network has computed for users, kept for their next events: a pool of slots within a limit of memory.
+
+Steps come in groups of distinct users. Whoever has no states that fit gets them from the whole window (a refill), then
+every step costs one event. Answers equal those to whole windows up to rounding; the cache is derived data, and anything
+that fails drops what it touched. Use it from one thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.answers import Seen
+from model.compiling import compiled
+from model.features import NO_IDENTITY, encode, pad
+from model.incremental import Event, Pool, Stepped, fill, keep, new_pool, slot_bytes
+from model.incremental import Step as NetworkStep
+from model.network import Heads, NextMoveModel
+from model.slots import Counts, Slots, after
+from model.vocabulary import NONE, PAD, Catalogue, Vocabulary
+from model.window import Step, Window, WindowRule
+
+log = logging.getLogger("nextmove")
+
+BUCKETS = (1, 8, 32, 128)  # rows per pass: one program each
+REFILL_TOKENS = 8192  # events of windows per pass
+STRANGE = (1 << 61) - 1
+
+
+class StateCache:
+    """States of as many users as `limit_bytes` allow; raises ValueError where those are fewer than a pass has rows."""
+
+    def __init__(
+        self,
+        model: NextMoveModel,
+        vocabulary: Vocabulary,
+        rule: WindowRule,
+        limit_bytes: int,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        buckets: Sequence[int] = BUCKETS,
+        compile_steps: bool = False,
+    ) -> None:
+        each = slot_bytes(model, rule.events, dtype)
+        self.buckets = tuple(sorted(buckets))
+        if limit_bytes // each < self.buckets[-1]:
+            raise ValueError(
+                f"{limit_bytes} bytes hold the states of {limit_bytes // each} users, {each} bytes each; "
+                f"at least {self.buckets[-1]} are needed"
+            )
+        self.device = torch.device(device)
+        self._model = model
+        self._vocabulary = vocabulary
+        self._slots = Slots(limit_bytes // each)
+        self._pool: Pool = new_pool(model, self._slots.count, rule.events, dtype, device)
+        self._strange: list[dict[int, str]] = [{} for _ in range(self._slots.count)]  # by slot: identity → name
+        step = NetworkStep(model, torch.bfloat16 if dtype == torch.bfloat16 else None).eval()
+        self._step: Callable[[Pool, Event], Stepped] = compiled(step) if compile_steps else step
+        self._widths = [width for width in (8, 16, 32, 64, 128, 256) if width < rule.events] + [rule.events]
+
+    @property
+    def counts(self) -> Counts:
+        """Hits, refills and evictions so far."""
+        return self._slots.counts
+
+    @property
+    def users(self) -> int:
+        """Whose states are kept."""
+        return len(self._slots)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the pool, in use or not."""
+        return self._pool.bytes
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._slots.clear()
+
+    def advance(
+        self, steps: Sequence[Step], window: Callable[[int], Window]
+    ) -> tuple[Heads, Seen, list[dict[int, str]]]:
+        """One more event of each of at most `buckets[-1]` distinct users: heads (T = 1), windows, names of strangers.
+
+        `window(n)` is the whole window of step n; it is asked for where nothing fits. Until `keep`, or after an error, the
+        users' states are not trusted.
+        """
+        try:
+            slots = self._placed(steps, window)
+            event = self._event(steps, slots)
+            rows = next(size for size in self.buckets if size >= len(steps))
+            found = self._step(self._pool, Event(*(widened(column, rows) for column in event)))
+            found = first(found, len(steps))
+            keep(self._pool, event, found)
+        except BaseException:
+            self.distrust(steps)
+            raise
+        for step in steps:
+            self._slots.keep(step.user_id, after(step))
+        seen = Seen(found.item_ids, found.category_ids, found.behavior_rows)
+        return found.heads, seen, [self._strange[slot] for slot in slots]
+
+    def distrust(self, steps: Sequence[Step]) -> None:
+        """Drop the states of these users, and what may be no number in them: whoever gets the slot must not read it."""
+        for step in steps:
+            slot = self._slots.drop(step.user_id)
+            if slot is not None:
+                for part in (*self._pool.keys_values, self._pool.pointed):
+                    part[slot : slot + 1] = 0
+
+    def _placed(self, steps: Sequence[Step], window: Callable[[int], Window]) -> list[int]:
+        """The slots of the users, holding all events but the newest."""
+        slots = [self._slots.find(step) for step in steps]
+        cold = [number for number, slot in enumerate(slots) if slot is None]
+        for number in cold:
+            slot = slots[number] = self._slots.take(steps[number].user_id)
+            self._strange[slot] = {}
+        found: list[int] = slots  # type: ignore[assignment]  # no None is left
+        longer = [number for number in cold if steps[number].length > 1]
+        longer.sort(key=lambda number: steps[number].length)
+        while longer:
+            width = next(width for width in self._widths if width >= steps[longer[0]].length - 1)
+            most = max(1, REFILL_TOKENS // width)
+            some = [number for number in longer[:most] if steps[number].length - 1 <= width]
+            longer = longer[len(some) :]
+            self._refill([found[number] for number in some], [window(number) for number in some], width)
+        return found
+
+    def _refill(self, slots: list[int], windows: list[Window], width: int) -> None:
+        """States of all events of the windows but their newest."""
+        columns = encode([Window(*(column[:-1] for column in window)) for window in windows], self._vocabulary)  # type: ignore[arg-type]  # a column each
+        batch = pad(columns, columns.starts, columns.lengths, width)
+        for ids, names, catalogue in (
+            (batch.item_ids, columns.unknown_items, self._vocabulary.items),
+            (batch.category_ids, columns.unknown_categories, self._vocabulary.categories),
+        ):
+            if names:
+                identities = torch.tensor([strange_identity(name, catalogue) for name in names])
+                unknown = ids >= catalogue.rows
+                local = ids[unknown] - catalogue.rows
+                ids[unknown] = identities[local]
+                for row, number in zip(unknown.nonzero()[:, 0].tolist(), local.tolist(), strict=True):
+                    self._strange[slots[row]][int(identities[number])] = names[number]
+        fill(self._model, self._pool, torch.tensor(slots, device=self.device), batch.to(self.device))
+
+    def _event(self, steps: Sequence[Step], slots: list[int]) -> Event:
+        names = self._vocabulary
+        items = [self._identify(step.item, slot, names.items) for step, slot in zip(steps, slots, strict=True)]
+        categories = [
+            self._identify(step.category, slot, names.categories) for step, slot in zip(steps, slots, strict=True)
+        ]
+        known, unknown = names.behaviors.index, names.behaviors.first - 1
+        columns = np.array(
+            [
+                slots,
+                [step.length - 1 for step in steps],
+                *zip(*items, strict=True),
+                *zip(*categories, strict=True),
+                [known.get(step.behavior, unknown) for step in steps],
+                [step.time_ms for step in steps],
+            ],
+            np.int64,
+        )
+        return Event(*torch.from_numpy(columns).to(self.device).unbind(0))
+
+    def _identify(self, name: str | None, slot: int, catalogue: Catalogue) -> tuple[int, int]:
+        """Row and identity of a name; one that the vocabulary does not know is noted with the slot."""
+        if name is None:
+            return NONE, NO_IDENTITY
+        row = catalogue.index.get(name, PAD)
+        if row != PAD:
+            return row, row
+        identity = strange_identity(name, catalogue)
+        self._strange[slot][identity] = name
+        return catalogue.unknown_row(name), identity
+
+
+def strange_identity(name: str, catalogue: Catalogue) -> int:
+    """Of a name that the vocabulary does not know: the same within this process, beyond all rows."""
+    return catalogue.rows + (hash(name) & STRANGE)
+
+
+def widened(column: Tensor, rows: int) -> Tensor:
+    """[B] → [rows], the last one again and again."""
+    return torch.cat((column, column[-1:].expand(rows - len(column)))) if rows > len(column) else column
+
+
+def first(part: Any, rows: int) -> Any:
+    """The first rows of every tensor of a structure."""
+    if isinstance(part, Tensor):
+        return part[:rows]
+    if is_dataclass(part):
+        return type(part)(*(first(getattr(part, one.name), rows) for one in fields(part)))  # type: ignore[misc]  # an object
+    if isinstance(part, tuple):
+        parts = [first(one, rows) for one in part]
+        return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
+    return part

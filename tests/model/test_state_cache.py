@@ -1,0 +1,239 @@
+"""Going on from kept states gives what whole windows give, whatever happens to streams and slots."""
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model import artifact
+from model.answers import NotFinite
+from model.engine import Engine, groups
+from model.forecast import difference
+from model.state_cache import StateCache
+from model.window import Step, Window, WindowRule
+
+HOUR_MS = 3_600_000
+RULE = WindowRule(events=12, age_ms=40 * HOUR_MS, stride=5, age_stride_ms=13 * HOUR_MS)
+NAMES = [f"item-{n}" for n in range(20)] + ["unheard", "of", None]
+CATEGORIES = ["category-1", "category-2", "category-3", "new", None]
+BEHAVIORS = ["view", "add_to_cart", "purchase", "odd"]
+
+
+class Stream(list):
+    """Windows that know their steps, as `model.window.Steps` wants it."""
+
+    def __init__(self, windows, steps):
+        super().__init__(windows)
+        self.steps = steps
+
+    def step(self, position):
+        return self.steps[position]
+
+
+class Life:
+    """One user's events so far, and the windows that they make."""
+
+    def __init__(self, user):
+        self.user, self.rows, self.offset = user, [], -1
+
+    def add(self, row, offset):
+        """The window as of this event, and the step that leads to it."""
+        before, self.offset = self.offset, offset
+        self.rows.append(row)
+        newest = row[3]
+        start = RULE.first(len(self.rows))
+        while self.rows[start][3] < RULE.oldest_ms(newest):
+            start += 1
+        window = Window(*map(list, zip(*self.rows[start:], strict=True)))
+        item, behavior, category, _ = row
+        step = Step(self.user, 0, before, offset, start, len(window.items), item, behavior, category, newest)
+        return window, step
+
+
+@pytest.fixture(scope="module")
+def parts(model_directory):
+    loaded = artifact.load(model_directory)
+    return msgspec.structs.replace(loaded, manifest=msgspec.structs.replace(loaded.manifest, window=RULE))
+
+
+@pytest.fixture(scope="module")
+def whole(parts):
+    return Engine(parts, device="cpu")
+
+
+def keeping(parts, slots, buckets=(1, 4)):
+    """An engine with a cache of so many slots."""
+    engine = Engine(parts, device="cpu")
+    engine.keep_states(1 << 30, buckets=buckets)
+    each = engine.states.bytes // engine.states._slots.count
+    engine.keep_states(slots * each, buckets=buckets)
+    assert engine.states._slots.count == slots
+    return engine
+
+
+def same(one, other):
+    return max((difference(*pair) for pair in zip(one, other, strict=True)), default=0)
+
+
+events = st.tuples(
+    st.integers(0, 7),  # user
+    st.sampled_from(NAMES),
+    st.sampled_from(BEHAVIORS),
+    st.sampled_from(CATEGORIES),
+    st.sampled_from([0, 1, 60_000, HOUR_MS, 5 * HOUR_MS, 30 * HOUR_MS]),
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.lists(events, max_size=20), max_size=4), st.integers(4, 9), st.data())
+def test_steps_are_answered_like_whole_windows(parts, whole, batches, slots, data):
+    engine = keeping(parts, slots)
+    lives, time, offset = {}, 10**12, 0
+    for rows in batches:
+        windows, steps = [], []
+        for user, item, behavior, category, gap in rows:
+            time, offset = time + gap, offset + 1
+            window, step = lives.setdefault(user, Life(f"user-{user}")).add((item, behavior, category, time), offset)
+            windows.append(window)
+            steps.append(step if data.draw(st.integers(0, 9)) else None)  # late events and replays are no steps
+        assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+        if data.draw(st.booleans()):  # a chunk that is asked for again
+            assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+
+
+def stream(count, users, seed=0):
+    """`count` events of random users in order: windows and their steps."""
+    random = np.random.default_rng(seed)
+    lives = {}
+    windows, steps = [], []
+    for offset in range(count):
+        user = int(random.integers(users))
+        row = (
+            NAMES[random.integers(len(NAMES))],
+            BEHAVIORS[random.integers(len(BEHAVIORS))],
+            CATEGORIES[random.integers(len(CATEGORIES))],
+            10**12 + offset * 60_000,
+        )
+        window, step = lives.setdefault(user, Life(f"user-{user}")).add(row, offset)
+        windows.append(window)
+        steps.append(step)
+    return windows, steps
+
+
+def test_nearly_every_event_of_a_known_user_is_a_hit(parts):
+    engine = keeping(parts, slots=10)
+    windows, steps = stream(500, users=10)
+    engine.predict(Stream(windows, steps))
+    counts = engine.states.counts
+    assert counts.hits + counts.refills == 500
+    firsts = {step.user_id for step in steps}
+    turns = sum(step.start > 0 and step.length == RULE.events - RULE.stride + 1 for step in steps)
+    assert counts.refills == len(firsts) + turns  # the first event of each, and whenever a window's start has moved
+    assert counts.evictions == 0
+
+
+def test_the_user_who_was_idle_for_longest_gives_way(parts, whole):
+    engine = keeping(parts, slots=4)
+    windows, steps = stream(300, users=9)
+    assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+    assert engine.states.users == 4
+    assert engine.states.counts.evictions > 0
+
+
+def test_a_window_of_another_life_is_not_gone_on_from(parts, whole):
+    """Erased, and back again with another past: the offset before, the start or the length tells."""
+    engine = keeping(parts, slots=4)
+    windows, steps = stream(30, users=1)
+    engine.predict(Stream(windows, steps))
+    window, step = Life("user-0").add(("item-1", "view", None, 2 * 10**12), 31)
+    assert same(engine.predict(Stream([window], [step])), whole.predict([window])) < 1e-5
+    assert engine.states.counts.refills > 1
+
+
+def test_what_is_not_finite_is_not_kept(parts, whole, monkeypatch):
+    """The whole batch is refused; asked again for the others, the answers are those of the windows, whoever gets the slot."""
+    engine = keeping(parts, slots=4)
+    windows, steps = stream(60, users=4)
+    engine.predict(Stream(windows[:40], steps[:40]))
+    network, advance = engine.states._step, engine.states._step
+
+    def broken(pool, event):
+        found = network(pool, event)
+        poisoned = tuple(part * float("nan") for part in found.keys_values)
+        heads = replace(found.heads, goal=found.heads.goal * float("nan"))
+        return found._replace(heads=heads, keys_values=poisoned)
+
+    engine.states._step = broken
+    with pytest.raises(NotFinite):
+        engine.predict(Stream(windows[40:42], steps[40:42]))
+    engine.states._step = advance
+    assert same(engine.predict(Stream(windows[40:], steps[40:])), whole.predict(windows[40:])) < 1e-5
+
+
+def test_an_error_in_the_middle_leaves_nothing_to_trust(parts, whole):
+    engine = keeping(parts, slots=4)
+    windows, steps = stream(60, users=4)
+    engine.predict(Stream(windows[:40], steps[:40]))
+    network = engine.states._step
+
+    def failing(pool, event):
+        raise RuntimeError("out of memory")
+
+    engine.states._step = failing
+    with pytest.raises(RuntimeError, match="out of memory"):
+        engine.predict(Stream(windows[40:44], steps[40:44]))
+    engine.states._step = network
+    assert same(engine.predict(Stream(windows[40:], steps[40:])), whole.predict(windows[40:])) < 1e-5
+
+
+def test_a_name_that_no_vocabulary_knows_is_copied_from_what_is_kept(parts):
+    engine = keeping(parts, slots=4)
+    life = Life("user-0")
+    for offset in range(6):
+        window, step = life.add((["unheard", "item-1"][offset % 2], "view", "new", 10**12 + offset), offset)
+        found = engine.predict(Stream([window], [step]))[0]
+    assert engine.states.counts.hits == 5
+    assert "unheard" in [item["item_id"] for item in found.next_items]
+    assert "new" in [category["category"] for category in found.next_categories]
+
+
+def test_memory_is_limited_and_too_little_is_said_at_once(parts):
+    engine = Engine(parts, device="cpu")
+    engine.keep_states(5_000_000, buckets=(1, 4))
+    assert 4_900_000 < engine.states.bytes <= 5_000_000
+    with pytest.raises(ValueError, match="1000 bytes hold the states of 0 users"):
+        engine.keep_states(1000)
+
+
+def test_a_rule_without_a_stride_keeps_nothing(model_directory):
+    engine = Engine.load(model_directory, device="cpu")
+    engine.keep_states(1 << 20)
+    assert engine.states is None
+
+
+def test_bfloat16_lists_nearly_the_same(parts, whole):
+    engine = Engine(parts, device="cpu")
+    engine.keep_states(1 << 24, buckets=(1, 4), dtype=torch.bfloat16)
+    windows, steps = stream(400, users=20)
+    pairs = zip(engine.predict(Stream(windows, steps)), whole.predict(windows), strict=True)
+    overlaps = [
+        len({i["item_id"] for i in one.next_items} & {i["item_id"] for i in other.next_items}) / len(other.next_items)
+        for one, other in pairs
+    ]
+    assert np.mean(overlaps) >= 0.98
+
+
+def test_groups_keep_each_users_order():
+    steps = [
+        None if name == "-" else Step(name, 0, -1, n, 0, 1, None, "view", None, 0) for n, name in enumerate("aab-bac")
+    ]
+    assert groups(steps, most=2) == [[0, 2], [6], [1, 4], [5]]
+
+
+def test_too_many_slots_are_not_asked_for(parts):
+    with pytest.raises(ValueError, match="at least 128 are needed"):
+        StateCache(parts.model, parts.vocabulary, RULE, 100_000)
