@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
+import torch._dynamo
 
 log = logging.getLogger("nextmove")
 
@@ -30,4 +31,5 @@ def can_compile(device: str = "cpu") -> bool:
 
 def compiled(program: Callable[P, R]) -> Callable[P, R]:
     """One program per shape of its inputs; compiled when first called with it."""
+    torch._dynamo.config.recompile_limit = 256  # noqa: SLF001  # public by its documentation; one compilation per bucket and model
     return torch.compile(program, dynamic=False, fullgraph=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from model import artifact
 from model.answers import Answers, NotFinite, noted, seen_in, strangers
 from model.artifact import Artifact, ArtifactError
+from model.backbones import RECURRENT
 from model.calibration import Calibration
 from model.features import Batch, Columns, encode, pad
 from model.forecast import Forecast, difference
@@ -99,12 +100,13 @@ class Engine:
     def keep_states(self, limit_bytes: int, **options: Any) -> None:
         """From now on states of users are kept, within a limit of memory; options as in `StateCache`. Raises ValueError.
 
-        A window rule whose full windows move with every event, or a backbone that is not ours, has no use for them.
+        A window rule whose full windows move with every event has no use for them, nor has a backbone that looks both ways.
         """
-        if self.window.stride > 1 and self._model.config.backbone == "nextmove":
+        if self.window.stride > 1 and self._model.config.backbone in ("nextmove", *RECURRENT):
             self.states = StateCache(
                 self._model, self.vocabulary, self.window, limit_bytes, device=self.device, **options
             )
+            self.states.warm()
 
     @torch.inference_mode()
     def _answer(self, windows: Sequence[Window], k: int) -> list[Forecast]:
@@ -141,7 +143,7 @@ class Engine:
         if None in steps:
             whole = [position for position, step in enumerate(steps) if step is None]
             answers.update(zip(whole, self._answer([windows[position] for position in whole], k), strict=True))
-        for some in groups(steps, states.buckets[-1]):
+        for some in groups(steps, states.most):
             chosen = [step for position in some if (step := steps[position]) is not None]
             heads, seen, strange = states.advance(chosen, picked(windows, some))
             try:

@@ -1,8 +1,8 @@
 """One event at a time: what the network says after one more event, from the states that it kept of the events before.
 
 `Step` computes what `NextMoveModel` does with `last=True`, up to rounding, for windows of which all events but the newest
-have left their states in a `Pool`: keys and values of each block, keys of the pointers, and the sums that the pointers'
-features are made of. `fill` puts them there for whole windows. An event so costs one token, not a window.
+have left their states in a `Pool`: keys and values of each block, or the state of a recurrent backbone, keys of the pointers, and the sums that
+the pointers' features are made of. `fill` puts them there for whole windows. An event so costs one token, not a window.
 
 B batch, S slots, W events of a window, D width, H heads, K heads of keys and values, P pointer width.
 """
@@ -15,7 +15,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
+from model.backbones import Recurrent
 from model.features import NO_IDENTITY, Batch
 from model.network import (
     COUNT_CAP,
@@ -33,89 +35,7 @@ from model.network import (
     Pointer,
     quantiles,
 )
-
-DECAYS = len(EVENT_DECAYS) + len(TIME_DECAYS_S)
-KINDS = 2  # items, categories
-
-
-class Pool(NamedTuple):
-    """States of S users, W events each; what lies behind a user's events is of somebody else, and never looked at.
-
-    Without a copy path the last four are empty: nothing points at the window.
-    """
-
-    item_ids: Tensor  # int64 [S, W] identities
-    category_ids: Tensor  # int64 [S, W]
-    behavior_rows: Tensor  # int64 [S, W]
-    times_ms: Tensor  # int64 [S, W]
-    sessions: Tensor  # int64 [S, W] breaks since the window's first event
-    keys_values: tuple[Tensor, ...]  # per block [S, W, 2, K, D/H]
-    pointed: Tensor  # [S, W, 4 · P] `Pointer.key` and `Pointer.from_key` of the item's pointer, then the category's
-    latest: Tensor  # bool [S, KINDS, W] no later event of the window is the same
-    counts: Tensor  # float [S, KINDS, W] how often the same occurred up to here
-    decayed: Tensor  # float [S, KINDS, W, DECAYS] the same, as of the newest event, recent events weighing more
-
-    @property
-    def bytes(self) -> int:
-        """Memory held."""
-        tensors = [*self[:5], *self.keys_values, *self[6:]]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-class Event(NamedTuple):
-    """One more event of B users; int64 [B] each."""
-
-    slots: Tensor
-    lengths: Tensor  # events that the slot holds before this one
-    item_rows: Tensor
-    item_ids: Tensor
-    category_rows: Tensor
-    category_ids: Tensor
-    behavior_rows: Tensor
-    times_ms: Tensor
-
-
-class Stepped(NamedTuple):
-    """What a step found: answers, the window as seen from the event, and what is to be kept of it."""
-
-    heads: Heads  # T = 1
-    item_ids: Tensor  # [B, W]; NO_IDENTITY behind the newest event
-    category_ids: Tensor  # [B, W]
-    behavior_rows: Tensor  # [B, W]
-    sessions: Tensor  # [B]
-    keys_values: tuple[Tensor, ...]  # per block [B, 2, K, D/H]
-    pointed: Tensor  # [B, 4 · P]
-    latest: Tensor  # [B, KINDS, W]
-    counts: Tensor  # [B, KINDS, W]
-    decayed: Tensor  # [B, KINDS, W, DECAYS]
-
-
-def slot_bytes(model: NextMoveModel, window: int, dtype: torch.dtype) -> int:
-    """Memory of one user's states."""
-    return new_pool(model, 1, window, dtype, "meta").bytes
-
-
-def new_pool(model: NextMoveModel, slots: int, window: int, dtype: torch.dtype, device: str = "cpu") -> Pool:
-    """Empty states of `slots` users; keys and values in `dtype`."""
-    config = model.config
-    own = slots if config.copy else 0
-
-    def numbers(*shape: int, of: torch.dtype = torch.int64) -> Tensor:
-        return torch.zeros(shape, dtype=of, device=device)
-
-    heads = (config.kv_heads, config.width // config.heads)
-    return Pool(
-        numbers(slots, window),
-        numbers(slots, window),
-        numbers(slots, window),
-        numbers(slots, window),
-        numbers(slots, window),
-        keys_values=tuple(numbers(slots, window, 2, *heads, of=dtype) for _ in model.blocks),
-        pointed=numbers(own, window, 4 * config.pointer_width, of=dtype),
-        latest=numbers(own, KINDS, window, of=torch.bool),
-        counts=numbers(own, KINDS, window, of=torch.float32),
-        decayed=numbers(own, KINDS, window, DECAYS, of=torch.float32),
-    )
+from model.pool import KINDS, Event, Pool, Stepped
 
 
 class Step(nn.Module):
@@ -135,8 +55,10 @@ class Step(nn.Module):
         x = self.embed(event, view)
         if again is not None and model.repeats is not None:
             x = x + model.repeats(again.repeated)
-        pointed_at, keys_values = x, []
+        pointed_at, keys_values, recurrent = x, [], pool.recurrent[event.slots]
         with self.narrowed(x):
+            if isinstance(model.peer, Recurrent):
+                x, recurrent = go_on(model.peer, x, recurrent * (event.lengths > 0)[:, None, None])
             for block, kept in zip(model.blocks, pool.keys_values, strict=True):
                 assert isinstance(block, Block)
                 pointed_at = x
@@ -166,7 +88,8 @@ class Step(nn.Module):
             churn=model.churn_head(h).squeeze(-1),
             log_seconds=quantiles(model.time_head(h)),
         )
-        return Stepped(heads, *view.ids, view.behavior_rows, view.session, tuple(keys_values), pointed, *states)
+        found = (heads, *view.ids, view.behavior_rows, view.session)
+        return Stepped(*found, tuple(keys_values), recurrent, pointed, *states)
 
     def narrowed(self, x: Tensor) -> torch.autocast:
         """Products in the narrow type, where there is one."""
@@ -291,6 +214,25 @@ def attend(
     return y + torch.sigmoid(block.feed_gate(y)) * fed, added
 
 
+def go_on(backbone: Recurrent, x: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    """One more event [B, D] on states [B, R, D]: the backbone's answer, and the states after it."""
+    given = states.transpose(0, 1).contiguous()  # [R, B, D]
+    if isinstance(backbone.inner, nn.LSTM):
+        hidden, cell = given.chunk(2)
+        answer, (hidden, cell) = backbone.inner(x[:, None], (hidden.contiguous(), cell.contiguous()))
+        given = torch.cat((hidden, cell))
+    else:
+        answer, given = backbone.inner(x[:, None], given)
+    return answer[:, 0], given.transpose(0, 1)
+
+
+def run_through(backbone: Recurrent, x: Tensor, lengths: Tensor) -> Tensor:
+    """The states after whole windows, [B, R, D]; x [B, L, D]."""
+    packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    states = backbone.inner(packed)[1]
+    return (torch.cat(states) if isinstance(states, tuple) else states).transpose(0, 1)
+
+
 def copy(pointer: Pointer, gate: nn.Module, h: Tensor, kept: Tensor, again: Again, kind: int) -> Copied:
     """`Pointer.forward` from what is kept: h [B, D], kept [B, W, 2 · P]; kind 0: items, 1: categories."""
     key, from_key = kept.chunk(2, dim=-1)  # [B, W, P] each
@@ -327,27 +269,14 @@ def features(again: Again, kind: int) -> Tensor:
     return torch.cat((torch.stack(known, dim=-1), sums[:, kind], sums[:, 1 - kind]), dim=-1)
 
 
-def keep(pool: Pool, event: Event, found: Stepped) -> None:
-    """Puts what a step found into the pool: the users' slots hold one event more."""
-    slots, places = event.slots, event.lengths
-    pool.item_ids[slots, places] = event.item_ids
-    pool.category_ids[slots, places] = event.category_ids
-    pool.behavior_rows[slots, places] = event.behavior_rows
-    pool.times_ms[slots, places] = event.times_ms
-    pool.sessions[slots, places] = found.sessions
-    for kept, added in zip(pool.keys_values, found.keys_values, strict=True):
-        kept[slots, places] = added.to(kept.dtype)
-    if len(pool.pointed):
-        pool.pointed[slots, places] = found.pointed.to(pool.pointed.dtype)
-        pool.latest[slots], pool.counts[slots], pool.decayed[slots] = found.latest, found.counts, found.decayed
-
-
 def fill(model: NextMoveModel, pool: Pool, slots: Tensor, batch: Batch) -> None:
     """Puts the states of whole windows into the pool; slots [B], batch [B, L] with L ≤ W."""
     length = batch.item_ids.shape[1]
     relations = model.relate(batch) if model.config.copy else None
     x = model.embed(batch, relations, None)  # [B, L, D]
     pointed_at = x
+    if isinstance(model.peer, Recurrent):
+        pool.recurrent[slots] = run_through(model.peer, x, batch.lengths)
     for depth, (block, kept) in enumerate(zip(model.blocks, pool.keys_values, strict=True)):
         assert isinstance(block, Block)
         pointed_at = x

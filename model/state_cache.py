@@ -8,8 +8,10 @@ that fails drops what it touched. Use it from one thread.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,10 @@ from torch import Tensor
 from model.answers import Seen
 from model.compiling import compiled
 from model.features import NO_IDENTITY, encode, pad
-from model.incremental import Event, Pool, Stepped, fill, keep, new_pool, slot_bytes
 from model.incremental import Step as NetworkStep
+from model.incremental import fill
 from model.network import Heads, NextMoveModel
+from model.pool import Event, Pool, Stepped, keep, new_pool, slot_bytes
 from model.slots import Counts, Slots, after
 from model.vocabulary import NONE, PAD, Catalogue, Vocabulary
 from model.window import Step, Window, WindowRule
@@ -31,6 +34,7 @@ log = logging.getLogger("nextmove")
 BUCKETS = (1, 8, 32, 128)  # rows per pass: one program each
 REFILL_TOKENS = 8192  # events of windows per pass
 STRANGE = (1 << 61) - 1
+WARM_RUNS = 5
 
 
 class StateCache:
@@ -48,6 +52,7 @@ class StateCache:
         buckets: Sequence[int] = BUCKETS,
         compile_steps: bool = False,
     ) -> None:
+        """Keys and values are kept, and blocks computed, in `dtype`; a pass has at most as many rows as the last bucket."""
         each = slot_bytes(model, rule.events, dtype)
         self.buckets = tuple(sorted(buckets))
         if limit_bytes // each < self.buckets[-1]:
@@ -61,8 +66,10 @@ class StateCache:
         self._slots = Slots(limit_bytes // each)
         self._pool: Pool = new_pool(model, self._slots.count, rule.events, dtype, device)
         self._strange: list[dict[int, str]] = [{} for _ in range(self._slots.count)]  # by slot: identity → name
-        step = NetworkStep(model, torch.bfloat16 if dtype == torch.bfloat16 else None).eval()
-        self._step: Callable[[Pool, Event], Stepped] = compiled(step) if compile_steps else step
+        self._plain = NetworkStep(model, torch.bfloat16 if dtype == torch.bfloat16 else None).eval()
+        self.compiled = compile_steps and model.peer is None  # torch compiles no recurrent backbone
+        self._step: Callable[[Pool, Event], Stepped] = compiled(self._plain) if self.compiled else self._plain
+        self.most = self.buckets[-1]  # rows of a pass
         self._widths = [width for width in (8, 16, 32, 64, 128, 256) if width < rule.events] + [rule.events]
 
     @property
@@ -80,6 +87,31 @@ class StateCache:
         """Memory of the pool, in use or not."""
         return self._pool.bytes
 
+    @torch.inference_mode()
+    def warm(self) -> None:
+        """Runs the programs of all buckets, so that they are compiled, and settles how many rows a pass has at most.
+
+        The smallest number within a tenth of the fastest one per row. Where compiling fails it is done without.
+        """
+        if self.compiled:
+            try:
+                for rows in self.buckets:
+                    self._step(self._pool, nothing(rows, self.device))
+            except Exception as error:  # noqa: BLE001  # a compiler fails in many ways, and none of them matters
+                log.warning("states are kept without compiled code: %s", " ".join(str(error).split())[:200])
+                self.compiled, self._step = False, self._plain
+        costs = {rows: self._cost(rows) for rows in self.buckets}  # seconds per row
+        self.most = min(rows for rows, cost in costs.items() if cost <= 1.1 * min(costs.values()))
+
+    def _cost(self, rows: int) -> float:
+        """Seconds per row of a pass, median of a few."""
+        event, times = nothing(rows, self.device), []
+        for _ in range(WARM_RUNS):
+            begun = time.perf_counter()
+            self._step(self._pool, event).heads.goal.sum().item()  # waits for the device
+            times.append(time.perf_counter() - begun)
+        return median(times) / rows
+
     def clear(self) -> None:
         """Forget everything."""
         self._slots.clear()
@@ -87,7 +119,7 @@ class StateCache:
     def advance(
         self, steps: Sequence[Step], window: Callable[[int], Window]
     ) -> tuple[Heads, Seen, list[dict[int, str]]]:
-        """One more event of each of at most `buckets[-1]` distinct users: heads (T = 1), windows, names of strangers.
+        """One more event of each of at most `most` distinct users: heads (T = 1), windows, names of strangers.
 
         `window(n)` is the whole window of step n; it is asked for where nothing fits. Until `keep`, or after an error, the
         users' states are not trusted.
@@ -180,6 +212,11 @@ class StateCache:
         identity = strange_identity(name, catalogue)
         self._strange[slot][identity] = name
         return catalogue.unknown_row(name), identity
+
+
+def nothing(rows: int, device: torch.device) -> Event:
+    """First events without a name, of whoever has the first slot; for programs that are to run, not to answer."""
+    return Event(*torch.zeros((len(Event._fields), rows), dtype=torch.int64, device=device).unbind(0))
 
 
 def strange_identity(name: str, catalogue: Catalogue) -> int:

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from model import artifact
 from model.answers import NotFinite
+from model.compiling import can_compile
+from model.config import NextMoveConfig
 from model.engine import Engine, groups
 from model.forecast import difference
+from model.network import NextMoveModel
 from model.state_cache import StateCache
 from model.window import Step, Window, WindowRule
 
@@ -124,6 +127,20 @@ def stream(count, users, seed=0):
     return windows, steps
 
 
+@pytest.mark.parametrize("backbone", ["gru", "lstm", "rnn"])
+def test_a_recurrent_backbone_goes_on_from_its_state(parts, backbone):
+    torch.manual_seed(0)
+    network = NextMoveModel(NextMoveConfig(**{**parts.model.config.to_dict(), "backbone": backbone})).eval()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    peer = msgspec.structs.replace(parts, model=network)
+    engine = keeping(peer, slots=6)
+    windows, steps = stream(300, users=8)
+    assert same(engine.predict(Stream(windows, steps)), Engine(peer, device="cpu").predict(windows)) < 1e-5
+    assert engine.states.counts.hits > 100
+
+
 def test_nearly_every_event_of_a_known_user_is_a_hit(parts):
     engine = keeping(parts, slots=10)
     windows, steps = stream(500, users=10)
@@ -225,6 +242,38 @@ def test_bfloat16_lists_nearly_the_same(parts, whole):
         for one, other in pairs
     ]
     assert np.mean(overlaps) >= 0.98
+
+
+def test_compiled_steps_answer_the_same(parts, whole):
+    if not can_compile():
+        pytest.fail("a C++ compiler belongs to a machine that runs the tests: Debian's g++")
+    engine = Engine(parts, device="cpu")
+    engine.keep_states(1 << 24, buckets=(4,), compile_steps=True)
+    assert engine.states.compiled
+    windows, steps = stream(100, users=9)
+    assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+    assert engine.states.counts.hits > 50
+
+
+def test_where_nothing_compiles_it_goes_without(parts, whole, monkeypatch, caplog):
+    def refuse(program):
+        def run(*_):
+            raise RuntimeError("no C++ compiler\nfound")
+
+        return run
+
+    monkeypatch.setattr("model.state_cache.compiled", refuse)
+    engine = Engine(parts, device="cpu")
+    engine.keep_states(1 << 24, buckets=(1, 4), compile_steps=True)
+    assert not engine.states.compiled
+    assert "states are kept without compiled code: no C++ compiler found" in caplog.text
+    windows, steps = stream(20, users=3)
+    assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+
+
+def test_a_compiler_is_looked_for(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert not can_compile("cpu")
 
 
 def test_groups_keep_each_users_order():
