@@ -1,8 +1,8 @@
 """One event at a time: what the network says after one more event, from the states that it kept of the events before.
 
 `Step` computes what `NextMoveModel` does with `last=True`, up to rounding, for windows of which all events but the newest
-have left their states in a `Pool`: keys and values of each block, or the state of a recurrent backbone, keys of the pointers, and the sums that
-the pointers' features are made of. `fill` puts them there for whole windows. An event so costs one token, not a window.
+have left their states in a `Pool`: keys and values of each block, or the state of a recurrent backbone, keys of the
+pointers, and the sums that the pointers' features are made of. `fill` puts them there for whole windows. An event so costs one token, not a window.
 
 B batch, S slots, W events of a window, D width, H heads, K heads of keys and values, P pointer width.
 """
@@ -47,12 +47,15 @@ class Step(nn.Module):
         self.model = model
         self.narrow = narrow
 
-    def forward(self, pool: Pool, event: Event) -> Stepped:
-        """Answers [B, 1, …] and what `keep` puts into the pool."""
+    def forward(self, pool: Pool, event: Event, named: Tensor) -> Stepped:
+        """Answers [B, 1, …] and what `keep` puts into the pool; `named` as from the function of that name.
+
+        Nothing here is as long as the catalogue, so that compiled code outlives a model that knows more names.
+        """
         model = self.model
         view = look(pool, event, model.config.session_gap_ms)
         again = recount(pool, event, view) if model.repeats is not None else None
-        x = self.embed(event, view)
+        x = named + self.timed(event, view)
         if again is not None and model.repeats is not None:
             x = x + model.repeats(again.repeated)
         pointed_at, keys_values, recurrent = x, [], pool.recurrent[event.slots]
@@ -95,13 +98,17 @@ class Step(nn.Module):
         """Products in the narrow type, where there is one."""
         return torch.autocast(x.device.type, self.narrow, enabled=self.narrow is not None)
 
-    def embed(self, event: Event, view: View) -> Tensor:
-        """The events as vectors [B, D], without what they repeat."""
-        model = self.model
+    def timed(self, event: Event, view: View) -> Tensor:
+        """When the events are, and how long after the ones before, as vectors [B, D]."""
         edges = 1000 * 2 ** torch.arange(GAP_BUCKETS, device=view.gap_ms.device)  # ms
         gaps = torch.where(event.lengths == 0, GAP_BUCKETS + 1, torch.bucketize(view.gap_ms.clamp(min=0), edges))
-        x = model.item(event.item_rows) + model.category(event.category_rows) + model.behavior(event.behavior_rows)
-        return x + model.gap(gaps) + model.hour(event.times_ms // HOUR_MS % 24)  # type: ignore[no-any-return]
+        return self.model.gap(gaps) + self.model.hour(event.times_ms // HOUR_MS % 24)  # type: ignore[no-any-return]
+
+
+def named(model: NextMoveModel, event: Event) -> Tensor:
+    """What the events are about, as vectors [B, D]."""
+    what = model.item(event.item_rows) + model.category(event.category_rows)
+    return what + model.behavior(event.behavior_rows)  # type: ignore[no-any-return]
 
 
 class View(NamedTuple):

@@ -22,7 +22,7 @@ from model.answers import Seen
 from model.compiling import compiled
 from model.features import NO_IDENTITY, encode, pad
 from model.incremental import Step as NetworkStep
-from model.incremental import fill
+from model.incremental import fill, named
 from model.network import Heads, NextMoveModel
 from model.pool import Event, Pool, Stepped, keep, new_pool, slot_bytes
 from model.slots import Counts, Slots, after
@@ -68,7 +68,9 @@ class StateCache:
         self._strange: list[dict[int, str]] = [{} for _ in range(self._slots.count)]  # by slot: identity → name
         self._plain = NetworkStep(model, torch.bfloat16 if dtype == torch.bfloat16 else None).eval()
         self.compiled = compile_steps and model.peer is None  # torch compiles no recurrent backbone
-        self._step: Callable[[Pool, Event], Stepped] = compiled(self._plain) if self.compiled else self._plain
+        self._program: Callable[[Pool, Event, Tensor], Stepped] = (
+            compiled(self._plain) if self.compiled else self._plain
+        )
         self.most = self.buckets[-1]  # rows of a pass
         self._widths = [width for width in (8, 16, 32, 64, 128, 256) if width < rule.events] + [rule.events]
 
@@ -96,19 +98,22 @@ class StateCache:
         if self.compiled:
             try:
                 for rows in self.buckets:
-                    self._step(self._pool, nothing(rows, self.device))
+                    self._step(nothing(rows, self.device))
             except Exception as error:  # noqa: BLE001  # a compiler fails in many ways, and none of them matters
                 log.warning("states are kept without compiled code: %s", " ".join(str(error).split())[:200])
-                self.compiled, self._step = False, self._plain
+                self.compiled, self._program = False, self._plain
         costs = {rows: self._cost(rows) for rows in self.buckets}  # seconds per row
         self.most = min(rows for rows, cost in costs.items() if cost <= 1.1 * min(costs.values()))
+
+    def _step(self, event: Event) -> Stepped:
+        return self._program(self._pool, event, named(self._model, event))
 
     def _cost(self, rows: int) -> float:
         """Seconds per row of a pass, median of a few."""
         event, times = nothing(rows, self.device), []
         for _ in range(WARM_RUNS):
             begun = time.perf_counter()
-            self._step(self._pool, event).heads.goal.sum().item()  # waits for the device
+            self._step(event).heads.goal.sum().item()  # waits for the device
             times.append(time.perf_counter() - begun)
         return median(times) / rows
 
@@ -128,7 +133,7 @@ class StateCache:
             slots = self._placed(steps, window)
             event = self._event(steps, slots)
             rows = next(size for size in self.buckets if size >= len(steps))
-            found = self._step(self._pool, Event(*(widened(column, rows) for column in event)))
+            found = self._step(Event(*(widened(column, rows) for column in event)))
             found = first(found, len(steps))
             keep(self._pool, event, found)
         except BaseException:

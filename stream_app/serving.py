@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from model.artifact import ArtifactError
+from model.compiling import can_compile
 from model.engine import Engine
 from stream_app.behaviors import Behaviors
 from stream_app.events import EventDecoder
@@ -17,11 +18,14 @@ from stream_app.settings import Settings
 
 
 def load_engine(settings: Settings) -> Engine:
-    """The model that the settings name, on its device. Raises ArtifactError."""
+    """The model that the settings name, on its device, with room for users' states. Raises ArtifactError, ValueError."""
     if settings.model is None:
         raise ArtifactError("no model: pass --model DIR or set NEXTMOVE_MODEL; `nextmove train` makes one")
     threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
-    return Engine.load(settings.model, settings.device, settings.top_k, threads)
+    engine = Engine.load(settings.model, settings.device, settings.top_k, threads)
+    if settings.states_mb:
+        engine.keep_states(settings.states_mb << 20, compile_steps=settings.compile and can_compile(engine.device))
+    return engine
 
 
 def new_pipeline(

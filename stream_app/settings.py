@@ -42,6 +42,15 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=0)] = Field(
         0, description="threads of the model on a CPU; 0: all cores but one, which the stream needs"
     )
+    states_mb: Annotated[int, Field(ge=0)] = Field(
+        512,
+        description="memory for what the model has computed of users, kept for their next events; 0: every window is "
+        "computed anew. For models whose window rule has a stride",
+    )
+    compile: bool = Field(
+        True,
+        description="compile the model's steps where a C++ compiler is on the machine; the first start takes a minute",
+    )
     top_k: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="items in a prediction")
     behaviors: Path | None = Field(None, description="behaviour vocabulary; default: the one that ships with NextMove")
 

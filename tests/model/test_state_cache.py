@@ -176,18 +176,18 @@ def test_what_is_not_finite_is_not_kept(parts, whole, monkeypatch):
     engine = keeping(parts, slots=4)
     windows, steps = stream(60, users=4)
     engine.predict(Stream(windows[:40], steps[:40]))
-    network, advance = engine.states._step, engine.states._step
+    network = engine.states._program
 
-    def broken(pool, event):
-        found = network(pool, event)
+    def broken(*given):
+        found = network(*given)
         poisoned = tuple(part * float("nan") for part in found.keys_values)
         heads = replace(found.heads, goal=found.heads.goal * float("nan"))
         return found._replace(heads=heads, keys_values=poisoned)
 
-    engine.states._step = broken
+    engine.states._program = broken
     with pytest.raises(NotFinite):
         engine.predict(Stream(windows[40:42], steps[40:42]))
-    engine.states._step = advance
+    engine.states._program = network
     assert same(engine.predict(Stream(windows[40:], steps[40:])), whole.predict(windows[40:])) < 1e-5
 
 
@@ -195,15 +195,15 @@ def test_an_error_in_the_middle_leaves_nothing_to_trust(parts, whole):
     engine = keeping(parts, slots=4)
     windows, steps = stream(60, users=4)
     engine.predict(Stream(windows[:40], steps[:40]))
-    network = engine.states._step
+    network = engine.states._program
 
-    def failing(pool, event):
+    def failing(*_):
         raise RuntimeError("out of memory")
 
-    engine.states._step = failing
+    engine.states._program = failing
     with pytest.raises(RuntimeError, match="out of memory"):
         engine.predict(Stream(windows[40:44], steps[40:44]))
-    engine.states._step = network
+    engine.states._program = network
     assert same(engine.predict(Stream(windows[40:], steps[40:])), whole.predict(windows[40:])) < 1e-5
 
 
