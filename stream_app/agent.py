@@ -49,6 +49,10 @@ class CommitFailed(Exception):
     """The offset of a delivered chunk could not be committed, though the partition is still ours."""
 
 
+class DeviceHangs(Exception):
+    """The device does not answer any more; only another process could use it again."""
+
+
 class Refused(Exception):
     """The broker refuses a record that there is no way to do without."""
 
@@ -194,8 +198,12 @@ class PredictionAgent:
         with report.stage("infer"):  # 4. Infer
             windows = self._pipeline.windows(chunk.batch for chunk in together)
             answer = asyncio.get_running_loop().run_in_executor(self._device, self._pipeline.infer, windows)
+            deadline = monotonic() + self._settings.device_timeout_s
             while not answer.done():
                 await asyncio.wait({answer}, timeout=MOVING_S)
+                if monotonic() > deadline and not answer.done():
+                    within = f"{self._settings.device_timeout_s:g} s"
+                    raise DeviceHangs(f"the device has not answered {len(windows)} windows within {within}")
                 if self._moving:  # a rebalance does not wait for the device
                     self._drop([*together, *waiting()])
             forecasts = iter(answer.result())

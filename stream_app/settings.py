@@ -51,6 +51,9 @@ class Settings(BaseSettings):
         True,
         description="compile the model's steps where a C++ compiler is on the machine; the first start takes a minute",
     )
+    device_timeout_s: Seconds = Field(
+        120.0, description="a device silent for longer ends the worker, for whoever supervises it to start it again"
+    )
     top_k: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="items in a prediction")
     behaviors: Path | None = Field(None, description="behaviour vocabulary; default: the one that ships with NextMove")
 

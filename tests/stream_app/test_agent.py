@@ -22,7 +22,7 @@ from faust.types.tuples import ConsumerMessage
 from model.forecast import Forecast
 from model.window import Window
 from stream_app import agent as agents
-from stream_app.agent import CommitFailed, PredictionAgent, Refused
+from stream_app.agent import CommitFailed, DeviceHangs, PredictionAgent, Refused
 from stream_app.intake import Chunk, ChunkLostError
 from stream_app.observations import BatchReport
 from stream_app.pipeline import EngineFailed, Pipeline
@@ -317,6 +317,27 @@ async def test_a_model_that_answers_nothing_ends_the_agent_and_rejects_nothing()
         await stage.hand_over(event_record("u", 0))
         assert isinstance(await stage.failure(), EngineFailed)
         assert not stage.journal
+
+
+async def test_a_device_that_hangs_ends_the_agent_and_acknowledges_nothing() -> None:
+    settings = Settings(partitions=1, chunks_prepared=1, device_timeout_s=0.2)
+    with slow_device() as device:
+        async with on_stage(pipeline(predictor=device), settings) as stage:
+            await stage.hand_over(event_record("u", 0))
+            error = await stage.failure()
+            assert isinstance(error, DeviceHangs)
+            assert str(error) == "the device has not answered 1 windows within 0.2 s"
+            assert not stage.journal
+
+
+async def test_a_device_that_answers_at_last_is_only_slow() -> None:
+    with slow_device() as device:
+        async with on_stage(pipeline(predictor=device)) as stage:
+            await stage.hand_over(event_record("u", 0))
+            await stage.until(lambda: device.calls)
+            await stage.rest()
+            device.may_answer.set()
+            await stage.deliver_all()
 
 
 async def test_a_store_that_cannot_be_written_ends_the_agent_and_acknowledges_nothing(
