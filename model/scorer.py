@@ -12,7 +12,7 @@ denominator and is never listed. Knows nothing of items.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,9 @@ Precision = Literal["float32", "bfloat16", "int8"]
 
 GROUP = 16  # neighbouring classes that are one candidate
 SLACK: dict[Precision, int] = {"float32": 2, "bfloat16": 6, "int8": 14}  # groups looked into beyond k
-BLOCK = 4096  # classes
+BLOCK = 16_384  # classes at most; fewer for more queries, so that the cache holds the block
+LEAST = 2048  # classes
+BLOCK_CELLS = 1 << 19  # scores
 QUERIES = 256  # at once
 LANES = 16  # a multiple of which queries are padded to: the width of a vector register
 HIDDEN = torch.iinfo(torch.int32).min  # no sum of products of int8 values is that small
@@ -48,8 +50,7 @@ class Table(NamedTuple):
     offsets: Tensor  # float32 [R'] bias; -inf where a class is never listed
 
 
-Reduce = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
-Dot = Callable[[Tensor, Tensor, Tensor], Tensor]
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class Scorer:
@@ -85,8 +86,9 @@ class Scorer:
         self._table = prepare(self._vectors[:whole], self._allowed[:whole], precision)
         self._loose = torch.arange(whole, len(bias), device=bias.device)  # always looked into
         self._compiled = compiled
-        self._reduce: Reduce = torch.compile(reduce, dynamic=True) if compiled else reduce
-        self._dot: Dot = torch.compile(dot, dynamic=True) if compiled else dot
+        self._reduce = compile_(reduce_fused) if compiled else reduce
+        self._choose = compile_(choose) if compiled else choose
+        self._dot = compile_(dot) if compiled else dot
 
     @property
     def bytes(self) -> int:
@@ -133,41 +135,50 @@ class Scorer:
     def _candidates(self, queries: Tensor, k: int, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         """First stage: K groups that hold the k best, [B, K] ascending, and the log Σ exp of all others, [B, 1]."""
         keep = min(k + self._slack, len(self._table.vectors) // GROUP)
-        none = queries.new_empty(len(queries), 0)
-        kept, rest = Kept(none, none, none.long()), queries.new_full((len(queries), 1), -torch.inf)
+        padded = F.pad(queries, (0, 0, 0, -len(queries) % LANES))
+        none = padded.new_empty(len(padded), 0)
+        kept, rest = Kept(none, none, none.long()), padded.new_full((len(padded),), -torch.inf)
         pending: list[tuple[Tensor, Tensor]] = []
         first = waiting = 0
-        for found in self._blocks(queries, hidden):
-            if waiting and waiting + len(found[0]) + keep > self._block:
-                kept, lost = merge(kept, pending, first, keep)
+        for found in self._blocks(padded, hidden):
+            if waiting and waiting + len(found[0]) > self._block:
+                kept, rest = self._merge(kept, rest, pending, first, keep)
                 first, pending, waiting = first + waiting, [], 0
-                rest = torch.logaddexp(rest, lost)
             pending.append(found)
             waiting += len(found[0])
         if pending:
-            kept, lost = merge(kept, pending, first, keep)
-            rest = torch.logaddexp(rest, lost)
-        return kept.groups.sort(dim=1).values, rest
+            kept, rest = self._merge(kept, rest, pending, first, keep)
+        return kept.groups.sort(dim=1).values[: len(queries)], rest[: len(queries), None]
+
+    def _merge(
+        self, kept: Kept, rest: Tensor, pending: list[tuple[Tensor, Tensor]], first: int, keep: int
+    ) -> tuple[Kept, Tensor]:
+        """The `keep` best of those kept and those pending, from group `first` on; what is lost is added to the rest."""
+        best, mass = (torch.cat(each) for each in zip(*pending, strict=True))  # [G, B]
+        *values, where, lost = self._choose(best, mass, min(keep, len(best)))
+        found = Kept(*values, where + first)
+        rest = torch.logaddexp(rest, lost)
+        if not kept.best.shape[1]:
+            return found, rest
+        both = Kept(*(torch.cat(each, dim=1) for each in zip(kept, found, strict=True)))
+        _, mass, where, lost = choose(both.best.t(), both.mass.t(), min(keep, both.best.shape[1]))
+        return Kept(both.best.gather(1, where), mass, both.groups.gather(1, where)), torch.logaddexp(rest, lost)
 
     def _blocks(self, queries: Tensor, hidden: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """What `reduce` says about each block, cut to the B queries."""
-        rows = len(queries)
-        asked, steps = lay_out(F.pad(queries, (0, 0, 0, -rows % LANES)), self._table.vectors.dtype)
-        padded = asked.shape[1]
-        size = min(self._block, len(self._table.vectors))
-        kind = torch.int32 if asked.dtype == torch.int8 else asked.dtype
-        scratch = torch.empty((size + 1, padded), dtype=kind, device=queries.device)  # the last row is for nobody
+        """What `reduce` says about each block, [n / GROUP, B] each."""
+        vectors, scales, offsets = self._table
+        asked, steps = lay_out(queries, vectors.dtype)
+        size = min(self._block, max(LEAST, BLOCK_CELLS // max(LANES, len(queries))))
+        kind = torch.int32 if vectors.dtype == torch.int8 else vectors.dtype
+        scratch = asked.new_empty((min(size, len(vectors)) + 1, len(queries)), dtype=kind)  # the last row is for nobody
         multiply = torch._int_mm if kind == torch.int32 else torch.mm  # noqa: SLF001  # its only name
-        for begin in range(0, len(self._table.vectors), self._block):
-            part = slice(begin, begin + self._block)
-            vectors, offsets = self._table.vectors[part], self._table.offsets[part]
-            scales = None if self._table.scales is None else self._table.scales[part]
-            scores = scratch[: len(vectors)]
-            multiply(vectors, asked, out=scores)
+        for begin in range(0, len(vectors), size):
+            part = slice(begin, begin + size)
+            scores = scratch[: len(vectors[part])]
+            multiply(vectors[part], asked, out=scores)
             if hidden is not None:
-                hide(scratch, hidden.t() - begin, len(vectors))
-            best, mass = self._reduce(scores, offsets, scales, steps)
-            yield best[:, :rows], mass[:, :rows]
+                hide(scratch, hidden.t() - begin, len(scores))
+            yield self._reduce(scores, offsets[part], None if scales is None else scales[part], steps)
 
     def _exact(self, queries: Tensor, classes: Tensor) -> Tensor:
         """Float32 products without bias, [B, C]; the same for a class and a query whatever stands beside them."""
@@ -187,17 +198,20 @@ class Kept(NamedTuple):
     groups: Tensor  # int64
 
 
-def merge(kept: Kept, pending: list[tuple[Tensor, Tensor]], first: int, keep: int) -> tuple[Kept, Tensor]:
-    """The `keep` best of those kept and those pending, from group `first` on, and the log Σ exp of the others [B, 1]."""
-    best = torch.cat((kept.best, torch.cat([each[0] for each in pending]).t()), dim=1)  # [B, K + G]
-    mass = torch.cat((kept.mass, torch.cat([each[1] for each in pending]).t()), dim=1)
-    before = kept.groups.shape[1]
-    values, where = first_k(best, keep)
-    groups = where + (first - before)
-    if before:
-        groups = torch.where(where < before, kept.groups.gather(1, where.clamp(max=before - 1)), groups)
-    chosen = Kept(values, mass.gather(1, where), groups)
-    return chosen, mass.scatter_(1, where, -torch.inf).logsumexp(1, keepdim=True)
+def choose(best: Tensor, mass: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The `keep` groups with the largest maxima: those, their masses and their places, [B, keep] each; log Σ exp of the others [B].
+
+    best, mass [G, B].
+    """
+    values, where = first_k(best.t(), keep)
+    others = mass.scatter(0, where.t(), -torch.inf).logsumexp(0)
+    return values, mass.gather(0, where.t()).t(), where, others
+
+
+def compile_(function: Function) -> Function:
+    """One loop for all shapes; nothing between is written to memory, however often it is read."""
+    options: dict[str, int | bool | str] = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
+    return torch.compile(function, dynamic=True, options=options)
 
 
 def prepare(vectors: Tensor, offsets: Tensor, precision: Precision) -> Table:
@@ -236,13 +250,35 @@ def hide(scores: Tensor, at: Tensor, rows: int) -> None:
 
 def reduce(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
     """Maximum and log Σ exp of each group's logits, two of [n / GROUP, B]; scores [n, B], offsets and scales [n], steps [B]."""
+    return _reduce(scores, offsets, scales, steps, torch.exp)
+
+
+def reduce_fused(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same for a compiler, which makes one loop of it: without calls of exp it takes a quarter less time."""
+    return _reduce(scores, offsets, scales, steps, exp_of_negative)
+
+
+def _reduce(
+    scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None, exp: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     logits = scores.float()
     if scales is not None and steps is not None:
         logits = torch.where(scores == HIDDEN, -torch.inf, logits * scales[:, None] * steps)
-    grouped = (logits + offsets[:, None]).view(-1, GROUP, logits.shape[1])
+    grouped = (logits + offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
     best = grouped.amax(1)
-    terms = (grouped - best.clamp(min=LOWEST)[:, None]).exp()
-    return best, best + terms.sum(1).log()
+    return best, best + exp(grouped - best.clamp(min=LOWEST)[:, None]).sum(1).log()
+
+
+def exp_of_negative(x: Tensor) -> Tensor:
+    """exp(x) for x ≤ 0 to within 7e-6 (absolute), by products alone: a cubic of x / 32, squared five times.
+
+    Below −16 it stays at 1e-7, which is little beside the 1 that each group's maximum adds.
+    """
+    y = x.clamp(min=-16.0) * (1 / 32)
+    power = ((y * (1 / 6) + 0.5) * y + 1.0) * y + 1.0
+    for _ in range(5):
+        power = power * power
+    return power
 
 
 def dot(vectors: Tensor, queries: Tensor, classes: Tensor) -> Tensor:
