@@ -36,3 +36,17 @@ def _ordered(values: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     columns, by_column = columns.sort(dim=1)
     values, by_value = values.gather(1, by_column).sort(dim=1, descending=True, stable=True)
     return values, columns.gather(1, by_value)
+
+
+def first_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `top_k`, and of several equal values at the list's end the lower columns make it; float32 [B, N], N < 2³¹.
+
+    One sort of whole numbers: upper half the value, as bits that compare as it does, lower half the column.
+    """
+    columns = values.shape[1]
+    bits = (values + 0.0).view(torch.int32)  # −0 becomes 0
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    from_the_end = torch.arange(columns - 1, -1, -1, device=values.device)
+    keys = (ordered.long() << 32) | from_the_end
+    where = columns - 1 - (keys.topk(min(k, columns), dim=1).values & 0xFFFFFFFF)
+    return values.gather(1, where), where

@@ -1,0 +1,293 @@
+"""The best classes of a catalogue for a query, and the log of its softmax's denominator, block by block.
+
+Two stages. The first goes through the whole catalogue in blocks, in the precision asked for, and keeps of each group of
+`GROUP` neighbouring classes the largest logit and the log of the sum of exp. The second computes the logits of the
+groups with the largest maxima once more, in float32 from the original vectors: the list comes from those, and they
+replace their groups' share of the denominator, so that its largest terms are exact.
+
+B queries, D width, N classes besides class 0, R = N + 1 rows, G groups. Class 0 means "none of these": it counts in the
+denominator and is never listed. Knows nothing of items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.topk import first_k
+
+Precision = Literal["float32", "bfloat16", "int8"]
+
+GROUP = 16  # neighbouring classes that are one candidate
+SLACK: dict[Precision, int] = {"float32": 2, "bfloat16": 6, "int8": 14}  # groups looked into beyond k
+BLOCK = 16_384  # classes at most; fewer for more queries, so that the cache holds the block
+LEAST = 2048  # classes
+BLOCK_CELLS = 1 << 19  # scores
+QUERIES = 256  # at once
+LANES = 16  # a multiple of which queries are padded to: the width of a vector register
+HIDDEN = torch.iinfo(torch.int32).min  # no sum of products of int8 values is that small
+LOWEST = torch.finfo(torch.float32).min
+CELLS = 1 << 18  # numbers gathered at once, 1 MB: what the cache holds
+
+
+class Ranked(NamedTuple):
+    """What `Scorer.top` says about B queries."""
+
+    logits: Tensor  # float32 [B, k] best first, ties by lower class; -inf where fewer than k are allowed
+    classes: Tensor  # int64 [B, k]; 0 where fewer than k are allowed
+    log_total: Tensor  # float32 [B] log Σ exp over all allowed classes and class 0
+
+
+class Table(NamedTuple):
+    """A catalogue as the first stage reads it: R' rows, whole groups."""
+
+    vectors: Tensor  # [R', D] in the precision
+    scales: Tensor | None  # float32 [R'] what one step of an int8 row is worth
+    offsets: Tensor  # float32 [R'] bias; -inf where a class is never listed
+
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+class Scorer:
+    """A catalogue ready for scoring; shares float32 vectors [N + 1, D] and bias [N + 1] with its maker. Not thread-safe.
+
+    `precision` is that of the first stage: a list of lower precision may miss a class whose logit is level with the k-th
+    to within the rounding. `banned` classes are neither listed nor counted. With `compiled`, torch.compile fuses what
+    follows the product, which needs a C++ compiler on the machine.
+    """
+
+    def __init__(
+        self,
+        vectors: Tensor,
+        bias: Tensor,
+        *,
+        precision: Precision = "float32",
+        block: int = BLOCK,
+        slack: int | None = None,
+        banned: Tensor | None = None,
+        compiled: bool = False,
+    ) -> None:
+        if precision not in SLACK:
+            raise ValueError(f"precision must be one of {', '.join(SLACK)}, got {precision}")
+        if block < 2 * GROUP or block % (2 * GROUP):
+            raise ValueError(f"block must be a multiple of {2 * GROUP}, got {block}")
+        self._vectors = vectors.detach().float().contiguous()
+        self._bias = bias.detach().float()
+        self._allowed = self._bias.clone()
+        self._allowed[0 if banned is None else F.pad(banned.long(), (1, 0))] = -torch.inf
+        self._block = block
+        self._slack = SLACK[precision] if slack is None else slack
+        whole = len(bias) // (2 * GROUP) * (2 * GROUP)  # int8 products on GPUs want more than 16 rows
+        self._table = prepare(self._vectors[:whole], self._allowed[:whole], precision)
+        self._loose = torch.arange(whole, len(bias), device=bias.device)  # always looked into
+        self._compiled = compiled
+        self._reduce = compile_(reduce_fused) if compiled else reduce
+        self._choose = compile_(choose) if compiled else choose
+        self._dot = compile_(dot) if compiled else dot
+
+    @property
+    def bytes(self) -> int:
+        """Memory held, that of the shared vectors included."""
+        held = {each.data_ptr(): each.nbytes for each in (*self._table, self._loose) if each is not None}
+        held |= {each.data_ptr(): each.nbytes for each in (self._allowed, self._bias, self._vectors)}
+        return sum(held.values())
+
+    @torch.inference_mode()
+    def logits(self, queries: Tensor, classes: Tensor) -> Tensor:
+        """The float32 logits of given classes, banned or not, [B, C]; queries [B, D], classes [B, C]."""
+        return self._exact(queries, classes) + self._bias[classes]
+
+    @torch.inference_mode()
+    def top(self, queries: Tensor, k: int, hidden: Tensor | None = None) -> Ranked:
+        """The k best classes of each query [B, D]; `hidden` [B, H] are not allowed for their row (0: nobody).
+
+        Where a query is not finite, neither is anything said about it.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        parts = [
+            self._top(queries[begin : begin + QUERIES], k, None if hidden is None else hidden[begin : begin + QUERIES])
+            for begin in range(0, max(1, len(queries)), QUERIES)
+        ]
+        return Ranked(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+    def _top(self, queries: Tensor, k: int, hidden: Tensor | None) -> Ranked:
+        queries = queries.float()
+        groups, rest = self._candidates(queries, k, hidden)
+        members = groups[:, :, None] * GROUP + torch.arange(GROUP, device=groups.device)  # [B, K, GROUP]
+        classes = torch.cat((members.flatten(1), self._loose.expand(len(queries), -1)), dim=1)  # [B, C] ascending
+        logits = self._exact(queries, classes) + self._allowed[classes]
+        if hidden is not None and hidden.shape[1]:
+            logits = logits.masked_fill(among(classes, hidden), -torch.inf)
+        nothing = (queries * self._vectors[0]).sum(1, keepdim=True) + self._bias[0]  # [B, 1]
+        total = torch.cat((rest, nothing, logits), dim=1).logsumexp(1)
+        best, where = first_k(logits, k)
+        listed = classes.gather(1, where).masked_fill(best == -torch.inf, 0)
+        doubt = (queries * 0).sum(1)  # NaN where a query is not finite, else 0
+        missing = (0, k - best.shape[1])
+        return Ranked(F.pad(best + doubt[:, None], missing, value=-torch.inf), F.pad(listed, missing), total + doubt)
+
+    def _candidates(self, queries: Tensor, k: int, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        """First stage: K groups that hold the k best, [B, K] ascending, and the log Σ exp of all others, [B, 1]."""
+        keep = min(k + self._slack, len(self._table.vectors) // GROUP)
+        padded = F.pad(queries, (0, 0, 0, -len(queries) % LANES))
+        none = padded.new_empty(len(padded), 0)
+        kept, rest = Kept(none, none, none.long()), padded.new_full((len(padded),), -torch.inf)
+        pending: list[tuple[Tensor, Tensor]] = []
+        first = waiting = 0
+        for found in self._blocks(padded, hidden):
+            if waiting and waiting + len(found[0]) > self._block:
+                kept, rest = self._merge(kept, rest, pending, first, keep)
+                first, pending, waiting = first + waiting, [], 0
+            pending.append(found)
+            waiting += len(found[0])
+        if pending:
+            kept, rest = self._merge(kept, rest, pending, first, keep)
+        return kept.groups.sort(dim=1).values[: len(queries)], rest[: len(queries), None]
+
+    def _merge(
+        self, kept: Kept, rest: Tensor, pending: list[tuple[Tensor, Tensor]], first: int, keep: int
+    ) -> tuple[Kept, Tensor]:
+        """The `keep` best of those kept and those pending, from group `first` on; what is lost is added to the rest."""
+        best, mass = (torch.cat(each) for each in zip(*pending, strict=True))  # [G, B]
+        *values, where, lost = self._choose(best, mass, min(keep, len(best)))
+        found = Kept(*values, where + first)
+        rest = torch.logaddexp(rest, lost)
+        if not kept.best.shape[1]:
+            return found, rest
+        both = Kept(*(torch.cat(each, dim=1) for each in zip(kept, found, strict=True)))
+        _, mass, where, lost = choose(both.best.t(), both.mass.t(), min(keep, both.best.shape[1]))
+        return Kept(both.best.gather(1, where), mass, both.groups.gather(1, where)), torch.logaddexp(rest, lost)
+
+    def _blocks(self, queries: Tensor, hidden: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """What `reduce` says about each block, [n / GROUP, B] each."""
+        vectors, scales, offsets = self._table
+        asked, steps = lay_out(queries, vectors.dtype)
+        size = min(self._block, max(LEAST, BLOCK_CELLS // max(LANES, len(queries))))
+        kind = torch.int32 if vectors.dtype == torch.int8 else vectors.dtype
+        scratch = asked.new_empty((min(size, len(vectors)) + 1, len(queries)), dtype=kind)  # the last row is for nobody
+        multiply = torch._int_mm if kind == torch.int32 else torch.mm  # noqa: SLF001  # its only name
+        for begin in range(0, len(vectors), size):
+            part = slice(begin, begin + size)
+            scores = scratch[: len(vectors[part])]
+            multiply(vectors[part], asked, out=scores)
+            if hidden is not None:
+                hide(scratch, hidden.t() - begin, len(scores))
+            yield self._reduce(scores, offsets[part], None if scales is None else scales[part], steps)
+
+    def _exact(self, queries: Tensor, classes: Tensor) -> Tensor:
+        """Float32 products without bias, [B, C]; the same for a class and a query whatever stands beside them."""
+        if self._compiled:
+            return self._dot(self._vectors, queries, classes)
+        room = min(CELLS, self._block * len(queries))
+        step = max(1, room // max(1, classes.shape[1] * queries.shape[1]))
+        parts = range(0, max(1, len(queries)), step)
+        return torch.cat([dot(self._vectors, queries[at : at + step], classes[at : at + step]) for at in parts])
+
+
+class Kept(NamedTuple):
+    """The groups with the largest maxima so far, [B, K] each."""
+
+    best: Tensor
+    mass: Tensor  # log Σ exp
+    groups: Tensor  # int64
+
+
+def choose(best: Tensor, mass: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The `keep` groups with the largest maxima: those, their masses and their places, [B, keep] each; log Σ exp of the others [B].
+
+    best, mass [G, B].
+    """
+    values, where = first_k(best.t(), keep)
+    others = mass.scatter(0, where.t(), -torch.inf).logsumexp(0)
+    return values, mass.gather(0, where.t()).t(), where, others
+
+
+def compile_(function: Function) -> Function:
+    """One loop for all shapes; nothing between is written to memory, however often it is read."""
+    options: dict[str, int | bool | str] = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
+    return torch.compile(function, dynamic=True, options=options)
+
+
+def prepare(vectors: Tensor, offsets: Tensor, precision: Precision) -> Table:
+    """Vectors [R', D] in the precision of the first stage; int8 ones with a scale for each row."""
+    if precision == "float32":
+        return Table(vectors, None, offsets)
+    if precision == "bfloat16":
+        return Table(vectors.bfloat16(), None, offsets)
+    narrow = torch.empty_like(vectors, dtype=torch.int8)
+    scales = torch.empty(len(vectors), device=vectors.device)
+    for begin in range(0, len(vectors), BLOCK):
+        part = slice(begin, begin + BLOCK)
+        narrow[part], scales[part] = quantized(vectors[part])
+    return Table(narrow, scales, offsets)
+
+
+def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows as int8 of at most ±127 and what one step is worth, [P, D] → [P, D] and [P] (absolute-maximum, symmetric)."""
+    scales = rows.abs().amax(1) / 127
+    return (rows / scales.clamp(min=1e-30)[:, None]).round().to(torch.int8), scales
+
+
+def lay_out(queries: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Queries [B, D] as columns [D, B] of the precision, and for int8 what one step of each is worth [B]."""
+    if kind != torch.int8:
+        return queries.to(kind).t().contiguous(), None
+    narrow, scales = quantized(queries)
+    return narrow.t().contiguous(), scales
+
+
+def hide(scores: Tensor, at: Tensor, rows: int) -> None:
+    """Blots out each query's hidden classes `at` [H, B] where they are among the first `rows` of scores [> rows, B']."""
+    nothing = HIDDEN if scores.dtype == torch.int32 else -torch.inf
+    scores.scatter_(0, torch.where((at >= 0) & (at < rows), at, rows), nothing)
+
+
+def reduce(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Maximum and log Σ exp of each group's logits, two of [n / GROUP, B]; scores [n, B], offsets and scales [n], steps [B]."""
+    return _reduce(scores, offsets, scales, steps, torch.exp)
+
+
+def reduce_fused(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same for a compiler, which makes one loop of it: without calls of exp it takes a quarter less time."""
+    return _reduce(scores, offsets, scales, steps, exp_of_negative)
+
+
+def _reduce(
+    scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None, exp: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    logits = scores.float()
+    if scales is not None and steps is not None:
+        logits = torch.where(scores == HIDDEN, -torch.inf, logits * scales[:, None] * steps)
+    grouped = (logits + offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
+    best = grouped.amax(1)
+    return best, best + exp(grouped - best.clamp(min=LOWEST)[:, None]).sum(1).log()
+
+
+def exp_of_negative(x: Tensor) -> Tensor:
+    """exp(x) for x ≤ 0 to within 7e-6 (absolute), by products alone: a cubic of x / 32, squared five times.
+
+    Below −16 it stays at 1e-7, which is little beside the 1 that each group's maximum adds.
+    """
+    y = x.clamp(min=-16.0) * (1 / 32)
+    power = ((y * (1 / 6) + 0.5) * y + 1.0) * y + 1.0
+    for _ in range(5):
+        power = power * power
+    return power
+
+
+def dot(vectors: Tensor, queries: Tensor, classes: Tensor) -> Tensor:
+    """Products of queries [B, D] with the vectors [R, D] of classes [B, C], [B, C]."""
+    return (vectors[classes] * queries[:, None]).sum(-1)
+
+
+def among(classes: Tensor, listed: Tensor) -> Tensor:
+    """Which of each row's classes [B, C] are in the row's list [B, H], H > 0, [B, C]."""
+    listed = listed.sort(dim=1).values
+    at = torch.searchsorted(listed, classes).clamp(max=listed.shape[1] - 1)
+    return listed.gather(1, at) == classes

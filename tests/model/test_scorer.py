@@ -1,0 +1,207 @@
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from model.scorer import GROUP, Scorer
+
+PRECISIONS = ["float32", "bfloat16", "int8"]
+
+
+def plain(vectors, bias, queries, k, banned=(), hidden=None):
+    """All logits at once, in float64: the list of each query, its logits, and the log of the total."""
+    logits = queries.double() @ vectors.double().t() + bias.double()
+    logits[:, list(banned)] = -torch.inf
+    if hidden is not None:
+        none_of_these = logits[:, 0].clone()
+        logits.scatter_(1, hidden, -torch.inf)
+        logits[:, 0] = none_of_these
+    total = logits.logsumexp(1)
+    logits[:, 0] = -torch.inf
+    best, classes = logits.sort(dim=1, descending=True, stable=True)
+    missing = (0, max(0, k - logits.shape[1]))
+    best = torch.nn.functional.pad(best[:, :k], missing, value=-torch.inf)
+    classes = torch.nn.functional.pad(classes[:, :k], missing)
+    return best, classes.masked_fill(best == -torch.inf, 0), total
+
+
+def catalogue(classes, width=16, seed=0, scale=1.0):
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(classes + 1, width, generator=random) * scale, torch.randn(classes + 1, generator=random)
+
+
+def learned(classes, queries, seed=0):
+    """Vectors as training leaves them: near a space of few dimensions, the frequent ones longer; D = 64."""
+    random = torch.Generator().manual_seed(seed)
+    basis = torch.randn(12, 64, generator=random)
+    length = 0.5 + torch.rand(classes + 1, 1, generator=random)
+    vectors = length * (torch.randn(classes + 1, 12, generator=random) @ basis) / 12
+    vectors += 0.1 * torch.randn(vectors.shape, generator=random)
+    asked = torch.randn(queries, 12, generator=random) @ basis / 6 + 0.3 * torch.randn(queries, 64, generator=random)
+    return vectors, 0.5 * torch.randn(classes + 1, generator=random), asked
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(0, 300), st.integers(1, 40), st.integers(1, 5), st.sampled_from(["float32", "bfloat16"]))
+def test_the_same_as_the_plain_softmax_with_many_ties(data, classes, k, rows, precision):
+    """Small whole numbers, whose products are exact in any precision and often equal."""
+    random = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    vectors, queries = (torch.randint(-2, 3, (count, 4), generator=random).float() for count in (classes + 1, rows))
+    bias = torch.randint(-1, 2, (classes + 1,), generator=random).float()
+    banned = data.draw(st.lists(st.integers(1, classes), max_size=9)) if classes else []
+    hidden = torch.randint(0, classes + 1, (rows, data.draw(st.integers(0, 60))), generator=random)
+    scorer = Scorer(vectors, bias, precision=precision, block=64, banned=torch.tensor(banned, dtype=torch.long))
+    ranked = scorer.top(queries, k, hidden)
+    best, listed, total = plain(vectors, bias, queries, k, banned, hidden)
+    assert ranked.logits.tolist() == best.tolist()
+    assert ranked.classes.tolist() == listed.tolist()
+    torch.testing.assert_close(ranked.log_total.double(), total, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("block", [32, 1024, 8192])
+@pytest.mark.parametrize("rows", [1, 16, 300])
+def test_float32_is_exact(block, rows):
+    vectors, bias = catalogue(3000)
+    queries = torch.randn(rows, 16, generator=torch.Generator().manual_seed(1))
+    ranked = Scorer(vectors, bias, block=block).top(queries, 10)
+    best, listed, total = plain(vectors, bias, queries, 10)
+    assert torch.equal(ranked.classes, listed)
+    torch.testing.assert_close(ranked.logits, best.float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ranked.log_total, total.float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_is_listed_has_its_exact_logit_whatever_the_batch(precision):
+    vectors, bias, queries = learned(5000, 40)
+    scorer = Scorer(vectors, bias, precision=precision)
+    ranked = scorer.top(queries, 10)
+    assert torch.equal(scorer.logits(queries, ranked.classes), ranked.logits)
+    alone = scorer.top(queries[7:8], 10)
+    assert torch.equal(alone.logits[0], ranked.logits[7])
+    torch.testing.assert_close(alone.log_total[0], ranked.log_total[7], atol=1e-4, rtol=0)
+
+
+def test_bfloat16_lists_the_same_where_gaps_are_larger_than_its_rounding():
+    """The ten best are 1 apart, at 30 and more above all others; bfloat16 knows 3 digits."""
+    vectors, bias, queries = learned(20_000, 8)
+    logits = queries @ vectors.t() + bias
+    bias[torch.arange(500, 5500, 500)] += logits.max() - logits.min() + 30 + 10 * torch.arange(10)
+    ranked = Scorer(vectors, bias, precision="bfloat16").top(queries, 10)
+    assert torch.equal(ranked.classes, plain(vectors, bias, queries, 10)[1])
+
+
+@pytest.mark.parametrize(("precision", "recall", "error"), [("bfloat16", 0.999, 5e-3), ("int8", 0.98, 2e-2)])
+def test_low_precision_finds_nearly_all_and_nearly_the_total(precision, recall, error):
+    vectors, bias, queries = learned(20_000, 64)
+    ranked = Scorer(vectors, bias, precision=precision).top(queries, 10)
+    _, listed, total = plain(vectors, bias, queries, 10)
+    found = (ranked.classes[:, :, None] == listed[:, None]).any(-1).double().mean()
+    assert found >= recall
+    torch.testing.assert_close(ranked.log_total, total.float(), atol=error, rtol=0)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_hidden_and_banned_classes_are_neither_listed_nor_counted(precision):
+    """The whole head of the list is taken away, and with it nearly all of the total."""
+    vectors, bias, queries = learned(5000, 20)
+    bias[torch.arange(50, 5000, 50)] += 20
+    _, hidden, _ = plain(vectors, bias, queries, 90)
+    banned = torch.tensor([7, 5000, 2500])
+    ranked = Scorer(vectors, bias, precision=precision, block=1024, banned=banned).top(queries, 15, hidden)
+    best, listed, total = plain(vectors, bias, queries, 15, banned.tolist(), hidden)
+    assert (ranked.classes[:, :9] == listed[:, :9]).all()
+    torch.testing.assert_close(ranked.logits, best.float(), atol=0.05, rtol=0)
+    torch.testing.assert_close(ranked.log_total, total.float(), atol=0.02, rtol=0)
+
+
+def test_where_all_but_some_are_hidden_the_list_ends_early():
+    vectors, bias = catalogue(100)
+    hidden = torch.arange(100)[None]  # all but class 100; 0 is nobody
+    ranked = Scorer(vectors, bias).top(torch.ones(1, 16), 3, hidden)
+    left = vectors[[0, 100]].sum(1) + bias[[0, 100]]
+    assert ranked.classes.tolist() == [[100, 0, 0]]
+    assert ranked.logits[0, 1:].tolist() == [-torch.inf, -torch.inf]
+    torch.testing.assert_close(ranked.logits[0, 0], left[1])
+    torch.testing.assert_close(ranked.log_total[0], left.logsumexp(0))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+def test_a_query_that_is_not_finite_has_no_answer_and_its_neighbours_do(precision, broken):
+    vectors, bias, queries = learned(500, 3)
+    scorer = Scorer(vectors, bias, precision=precision)
+    expected = scorer.top(queries, 5)
+    queries[1, 3] = broken
+    ranked = scorer.top(queries, 5)
+    assert not ranked.log_total[1].isfinite()
+    assert not ranked.logits[1].isfinite().any()
+    assert torch.equal(ranked.logits[[0, 2]], expected.logits[[0, 2]])
+    assert torch.equal(ranked.log_total[[0, 2]], expected.log_total[[0, 2]])
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        new = [each for each in tree_leaves(result) if isinstance(each, torch.Tensor) and not func.is_view]
+        self.elements = max([self.elements, *(each.numel() for each in new)])
+        return result
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_no_more_than_a_block_of_scores_exists_at_once(precision):
+    vectors, bias = catalogue(200_000, width=8)
+    scorer = Scorer(vectors, bias, precision=precision, block=1024)
+    hidden = torch.randint(1, 200_000, (32, 50), generator=torch.Generator().manual_seed(0))
+    with Largest() as largest:
+        scorer.top(torch.ones(32, 8), 10, hidden)
+    assert 32 * 1024 <= largest.elements <= 32 * (1024 + 1)  # one row beside the block, for nobody
+
+
+@pytest.mark.parametrize(("precision", "per_number"), [("float32", 4), ("bfloat16", 4 + 2), ("int8", 4 + 1)])
+def test_memory_held(precision, per_number):
+    vectors, bias = catalogue(10_239, width=128)
+    held = Scorer(vectors, bias, precision=precision).bytes
+    assert 10_240 * 128 * per_number <= held <= 10_240 * (128 * per_number + 12)
+
+
+def test_the_vectors_are_shared_not_copied():
+    vectors, bias = catalogue(1000)
+    assert Scorer(vectors, bias)._vectors.data_ptr() == vectors.data_ptr()
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_compiled_says_the_same(precision):
+    vectors, bias, queries = learned(3000, 20)
+    hidden = torch.arange(1, 21)[:, None].repeat(1, 2)
+    fast, slow = (Scorer(vectors, bias, precision=precision, compiled=compiled) for compiled in (True, False))
+    for seen in (None, hidden):
+        one, other = fast.top(queries, 10, seen), slow.top(queries, 10, seen)
+        assert torch.equal(one.classes, other.classes)
+        torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(one.log_total, other.log_total, atol=1e-4, rtol=0)
+
+
+def test_an_empty_batch_has_an_empty_answer():
+    ranked = Scorer(*catalogue(100)).top(torch.empty(0, 16), 3)
+    assert [tuple(each.shape) for each in ranked] == [(0, 3), (0, 3), (0,)]
+
+
+def test_what_cannot_be_is_refused():
+    vectors, bias = catalogue(100)
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, int8, got int4"):
+        Scorer(vectors, bias, precision="int4")
+    with pytest.raises(ValueError, match=f"block must be a multiple of {2 * GROUP}, got 100"):
+        Scorer(vectors, bias, block=100)
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        Scorer(vectors, bias).top(torch.ones(1, 16), 0)
