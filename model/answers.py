@@ -14,8 +14,8 @@ from torch import Tensor
 from model.calibration import Calibration
 from model.features import Batch
 from model.forecast import Category, Forecast, Item
-from model.network import Copied, Heads, Mixture, NextMoveModel
-from model.topk import top_k
+from model.network import FAR, Copied, Heads, Mixture, NextMoveModel
+from model.scorer import Precision, Scorer
 from model.vocabulary import Catalogue, Vocabulary
 
 Names = Callable[[int, int], str]  # (window, identity) → a name that the vocabulary does not know
@@ -49,20 +49,43 @@ class Table(NamedTuple):
     catalogue: Catalogue
 
 
-class Answers:
-    """Makes forecasts of a network's heads, with the vocabulary's names."""
+class Ranking(NamedTuple):
+    """A catalogue that answers with its best."""
 
-    def __init__(self, model: NextMoveModel, vocabulary: Vocabulary, calibration: Calibration) -> None:
-        self._with_item = model.behavior_with_item
+    scorer: Scorer
+    popularity: Tensor  # [N + 1] of classes, falling but for class 0, which is 0; sums to 1
+    catalogue: Catalogue
+
+
+class Answers:
+    """Makes forecasts of a network's heads, with the vocabulary's names.
+
+    Items are scored in `precision`, and those that are listed once more in float32; with `compiled` by compiled code.
+    """
+
+    def __init__(
+        self,
+        model: NextMoveModel,
+        vocabulary: Vocabulary,
+        calibration: Calibration,
+        *,
+        precision: Precision = "float32",
+        compiled: bool = False,
+    ) -> None:
+        self._model = model
         self._behaviors = vocabulary.behaviors.names
         self._vocabulary = vocabulary
         self._calibration = calibration
-        self._items = table(model.item_table(), vocabulary.items, vocabulary.item_counts)
-        self._categories = table(model.category_table(), vocabulary.categories, vocabulary.category_counts)
+        scorer = Scorer(*model.item_table(), precision=precision, compiled=compiled)
+        self._items = ranking(scorer, vocabulary.items, vocabulary.item_counts)
+        scorer = Scorer(*model.category_table())
+        self._categories = ranking(scorer, vocabulary.categories, vocabulary.category_counts)
 
     def item_probabilities(self, heads: Heads, seen: Seen) -> Tensor:
         """Of every known item as the next one, in the vocabulary's order, [B, N]."""
-        return distribution(heads.items, seen.item_ids, self._items, None)[:, 1:]
+        names = self._vocabulary
+        against = table(self._model.item_table(), names.items, names.item_counts)
+        return distribution(heads.items, seen.item_ids, against, None)[:, 1:]
 
     def forecasts(self, heads: Heads, seen: Seen, k: int, items: Names, categories: Names) -> list[Forecast]:
         """One per window, in order; heads at the newest events (T = 1). Raises NotFinite."""
@@ -115,7 +138,7 @@ class Answers:
         steps = torch.arange(1, same.shape[2] + 1, device=same.device)
         last = (same * steps).amax(-1)  # [B, k] 1 + last position with the item, 0 if none
         state = torch.where(last > 0, seen.behavior_rows.gather(1, (last - 1).clamp(min=0)), 0)
-        logits: Tensor = heads.behaviors + self._with_item(state)  # [B, k, behaviours]
+        logits: Tensor = heads.behaviors + self._model.behavior_with_item(state)  # [B, k, behaviours]
         return logits.argmax(-1)
 
 
@@ -141,17 +164,38 @@ def table(scoring: tuple[Tensor, Tensor], catalogue: Catalogue, counts: Sequence
     return Table(vectors.detach().t().contiguous(), bias.detach().clone(), seen / seen.sum().clamp(min=1), catalogue)
 
 
-def choose(mixture: Mixture, ids: Tensor, against: Table, unknown: Tensor | None, k: int) -> Chosen:
-    """The k most likely of (catalogue ∪ window); where `unknown` [B], popularity stands in for the softmax."""
-    first = against.catalogue.first
-    scores = distribution(mixture, ids, against, unknown)
-    scores[:, 0] = 0  # "none of these" has no name
-    values, classes = top_k(scores, k)  # [B, k]
+def ranking(scorer: Scorer, catalogue: Catalogue, counts: Sequence[int]) -> Ranking:
+    """A catalogue of names by falling counts."""
+    seen = torch.tensor([0, *counts], dtype=torch.float32, device=scorer.device)
+    return Ranking(scorer, seen / seen.sum().clamp(min=1), catalogue)
+
+
+def choose(mixture: Mixture, ids: Tensor, against: Ranking, unknown: Tensor | None, k: int) -> Chosen:
+    """The k most likely of (catalogue ∪ window); where `unknown` [B], popularity stands in for the softmax.
+
+    Without a copy path users repeat nothing: what is in the window is not listed, and the others are the likelier.
+    """
+    rows, first = against.catalogue.rows, against.catalogue.first
+    query = mixture.query[:, 0]  # [B, D]
+    known = (ids >= first) & (ids < rows)
+    classes = torch.where(known, ids - first + 1, 0)  # [B, L]
+    ranked = against.scorer.top(query, k, classes if mixture.copied is None else None)
+    named, chances = ranked.classes, (ranked.logits - ranked.log_total[:, None]).exp()  # [B, k] each
+    if unknown is not None:
+        places = torch.arange(1, k + 1, device=ids.device)
+        most = places.clamp(max=len(against.popularity) - 1)
+        common = against.popularity[most].masked_fill(places > most, 0)
+        named, chances = torch.where(unknown[:, None], most, named), torch.where(unknown[:, None], common, chances)
     if mixture.copied is None:
-        return Chosen(values, classes + first - 1)
-    strange = copies(mixture.copied).masked_fill(ids < against.catalogue.rows, 0)  # [B, L] candidates without a row
-    merged = torch.cat((strange.flip(1), values), dim=1)  # most recent first
-    merged_ids = torch.cat((ids.flip(1), classes + first - 1), dim=1)
+        return Chosen(chances, named + first - 1)
+    share = mixture.copied.log_catalogue.exp()  # [B, 1]
+    logits = against.scorer.logits(query, classes)  # [B, L]
+    own = (logits - ranked.log_total[:, None]).exp() * share * known
+    candidate = mixture.copied.pointer[:, 0] > FAR / 2  # each distinct thing of the window once
+    own = torch.where(candidate, own + copies(mixture.copied), 0)
+    twice = (named[:, :, None] == torch.where(candidate, classes, -1)[:, None]).any(-1)  # [B, k] listed as candidates
+    merged = torch.cat((own.flip(1), (chances * share).masked_fill(twice, 0)), dim=1)  # most recent first
+    merged_ids = torch.cat((ids.flip(1), named + first - 1), dim=1)
     best, where = merged.sort(dim=1, descending=True, stable=True)
     return Chosen(best[:, :k], merged_ids.gather(1, where[:, :k]))
 

@@ -22,17 +22,19 @@ from model.answers import Answers, NotFinite, noted, seen_in, strangers
 from model.artifact import Artifact, ArtifactError
 from model.backbones import RECURRENT
 from model.calibration import Calibration
+from model.devices import choose_device, scoring_precision
 from model.features import Batch, Columns, encode, pad
 from model.forecast import Forecast, difference
 from model.network import NextMoveModel
+from model.scorer import Precision
 from model.state_cache import StateCache
 from model.vocabulary import Vocabulary
 from model.window import Step, Steps, Window, WindowRule
 
 __all__ = ["ArtifactError", "Engine", "Forecast", "NotFinite"]
 
+LONG = 20_000  # items: a catalogue that is worth a lower precision and compiled code
 BATCH = 128  # windows per pass: more would only leave the cache
-CELLS = 1 << 25  # scores per pass, 128 MB: fewer windows where the catalogue is long
 GOLDEN_TOP_K = 10
 GOLDEN_TOLERANCE = 1e-3  # between machines and devices; the same machine gives 1e-6
 
@@ -40,7 +42,16 @@ GOLDEN_TOLERANCE = 1e-3  # between machines and devices; the same machine gives 
 class Engine:
     """A loaded model that answers windows; use it from one thread."""
 
-    def __init__(self, parts: Artifact, *, device: str = "auto", top_k: int = 10, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        parts: Artifact,
+        *,
+        device: str = "auto",
+        top_k: int = 10,
+        threads: int | None = None,
+        compiled: bool = False,
+    ) -> None:
+        """With `compiled`, what pays for it is compiled when it first runs; it needs `model.compiling.can_compile`."""
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         if threads is not None:
@@ -57,15 +68,27 @@ class Engine:
         self.calibration: Calibration = parts.manifest.calibration or Calibration()
         self._model: NextMoveModel = parts.model.to(self.device).eval()  # type: ignore[arg-type]  # a str is a device
         names = self.vocabulary
-        self._answers = Answers(self._model, names, self.calibration)
+        self.compiled = compiled
+        long = names.items.rows > LONG
+        self.precision: Precision = scoring_precision(self.device) if long else "float32"  # of scoring
+        self._answers = Answers(
+            self._model, names, self.calibration, precision=self.precision, compiled=compiled and long
+        )
         self.states: StateCache | None = None
-        self._batch = max(1, min(BATCH, CELLS // names.items.rows))
         self._widths = sorted({width for width in (4, 8, 16, 32, 64, 128, 256) if width < self.window.events})
 
     @classmethod
-    def load(cls, directory: str | Path, device: str = "auto", top_k: int = 10, threads: int | None = None) -> Engine:
+    def load(
+        cls,
+        directory: str | Path,
+        device: str = "auto",
+        top_k: int = 10,
+        threads: int | None = None,
+        compiled: bool = False,
+    ) -> Engine:
         """A checked model directory as an engine; raises ArtifactError with one line that says what is wrong."""
-        engine = cls(artifact.load(Path(directory)), device=device, top_k=top_k, threads=threads)
+        parts = artifact.load(Path(directory))
+        engine = cls(parts, device=device, top_k=top_k, threads=threads, compiled=compiled)
         engine.check_golden()
         return engine
 
@@ -104,7 +127,12 @@ class Engine:
         """
         if self.window.stride > 1 and self._model.config.backbone in ("nextmove", *RECURRENT):
             self.states = StateCache(
-                self._model, self.vocabulary, self.window, limit_bytes, device=self.device, **options
+                self._model,
+                self.vocabulary,
+                self.window,
+                limit_bytes,
+                device=self.device,
+                **{"compile_steps": self.compiled, **options},
             )
             self.states.warm()
 
@@ -121,8 +149,8 @@ class Engine:
         answers: dict[int, Forecast] = {}
         for number, width in enumerate(widths.tolist()):
             members = np.flatnonzero(bucket == number)
-            for begin in range(0, len(members), self._batch):
-                some = members[begin : begin + self._batch]
+            for begin in range(0, len(members), BATCH):
+                some = members[begin : begin + BATCH]
                 batch = pad(columns, starts[some], lengths[some], width)
                 answers.update(zip(some.tolist(), self._pass(batch, columns, k), strict=True))
         return [answers[position] for position in range(len(windows))]
@@ -173,12 +201,3 @@ def groups(steps: Sequence[Step | None], most: int) -> list[list[int]]:
             waves.append([])
         waves[turn].append(position)
     return [wave[begin : begin + most] for wave in waves for begin in range(0, len(wave), most)]
-
-
-def choose_device(device: str) -> str:
-    """For "auto" the GPU where there is one; raises ArtifactError for one that is not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ArtifactError("device cuda was asked for, but this machine has no usable GPU")
-    return device

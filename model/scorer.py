@@ -91,6 +91,11 @@ class Scorer:
         self._dot = compile_(dot) if compiled else dot
 
     @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self._vectors.device
+
+    @property
     def bytes(self) -> int:
         """Memory held, that of the shared vectors included."""
         held = {each.data_ptr(): each.nbytes for each in (*self._table, self._loose) if each is not None}
@@ -210,7 +215,10 @@ def choose(best: Tensor, mass: Tensor, keep: int) -> tuple[Tensor, Tensor, Tenso
 
 def compile_(function: Function) -> Function:
     """One loop for all shapes; nothing between is written to memory, however often it is read."""
-    options: dict[str, int | bool | str] = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
+    options: dict[str, str | int | bool | Callable[..., object]] = {
+        "realize_reads_threshold": 100,
+        "realize_opcount_threshold": 1000,
+    }
     return torch.compile(function, dynamic=True, options=options)
 
 

@@ -27,7 +27,8 @@ from model.artifact import Artifact, ArtifactError, Epoch, Golden, Manifest, Tra
 from model.checkpoint import CheckpointError
 from model.cleaning import Cleaning, CleaningReport, clean
 from model.config import BACKBONES, PRESETS, NextMoveConfig
-from model.engine import GOLDEN_TOP_K, Engine, choose_device
+from model.devices import choose_device
+from model.engine import GOLDEN_TOP_K, Engine
 from model.first_pass import MANIFEST_MEASURES, FirstPass, calibrate, measure
 from model.group import ALONE, Group, GroupError
 from model.learner import DENSE, RANKED, SPARSE, Keep, Learner, Progress, Recipe

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from model.artifact import ArtifactError
 from model.compiling import can_compile
+from model.devices import choose_device
 from model.engine import Engine
 from stream_app.behaviors import Behaviors
 from stream_app.events import EventDecoder
@@ -22,9 +23,11 @@ def load_engine(settings: Settings) -> Engine:
     if settings.model is None:
         raise ArtifactError("no model: pass --model DIR or set NEXTMOVE_MODEL; `nextmove train` makes one")
     threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
-    engine = Engine.load(settings.model, settings.device, settings.top_k, threads)
+    device = choose_device(settings.device)
+    compiled = settings.compile and can_compile(device)
+    engine = Engine.load(settings.model, device, settings.top_k, threads, compiled)
     if settings.states_mb:
-        engine.keep_states(settings.states_mb << 20, compile_steps=settings.compile and can_compile(engine.device))
+        engine.keep_states(settings.states_mb << 20)
     return engine
 
 

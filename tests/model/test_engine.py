@@ -164,12 +164,3 @@ def test_an_answer_that_is_not_finite_is_no_answer(engine, monkeypatch, head, nu
     monkeypatch.setattr(engine, "_model", broken)
     with pytest.raises(NotFinite, match="not finite"):
         engine.predict(asked)
-
-
-def test_a_long_catalogue_is_scored_in_smaller_parts(model_directory, monkeypatch):
-    windows = [window(["item-1"] * (1 + n % 5)) for n in range(20)]
-    whole = Engine.load(model_directory, device="cpu").predict(windows)
-    monkeypatch.setattr("model.engine.CELLS", 3 * 100)
-    parts = Engine.load(model_directory, device="cpu")
-    assert parts._batch < 5
-    assert max(difference(*pair) for pair in zip(whole, parts.predict(windows), strict=True)) < 1e-6
