@@ -135,7 +135,7 @@ def test_a_recurrent_backbone_goes_on_from_its_state(parts, backbone):
         for weight in network.parameters():
             weight += 0.1 * torch.randn_like(weight)
     peer = msgspec.structs.replace(parts, model=network)
-    engine = keeping(peer, slots=6)
+    engine = keeping(peer, slots=8)
     windows, steps = stream(300, users=8)
     assert same(engine.predict(Stream(windows, steps)), Engine(peer, device="cpu").predict(windows)) < 1e-5
     assert engine.states.counts.hits > 100
