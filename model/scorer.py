@@ -34,6 +34,9 @@ HIDDEN = torch.iinfo(torch.int32).min  # no sum of products of int8 values is th
 LOWEST = torch.finfo(torch.float32).min
 CELLS = 1 << 18  # numbers gathered at once, 1 MB: what the cache holds
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 class Ranked(NamedTuple):
     """What `Scorer.top` says about B queries."""
@@ -51,8 +54,12 @@ class Table(NamedTuple):
     offsets: Tensor  # float32 [R'] bias; -inf where a class is never listed
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
+class Kept(NamedTuple):
+    """The groups with the largest maxima so far, [B, K] each."""
+
+    best: Tensor
+    mass: Tensor  # log Σ exp
+    groups: Tensor  # int64
 
 
 class Scorer:
@@ -174,7 +181,7 @@ class Scorer:
         """What `reduce` says about each block, [n / GROUP, B] each."""
         vectors, scales, offsets = self._table
         asked, steps = lay_out(queries, vectors.dtype)
-        size = min(self._block, max(LEAST, BLOCK_CELLS // max(LANES, len(queries))))
+        size = min(self._block, max(LEAST, BLOCK_CELLS // max(LANES, len(queries)) // (2 * GROUP) * (2 * GROUP)))
         kind = torch.int32 if vectors.dtype == torch.int8 else vectors.dtype
         scratch = asked.new_empty((min(size, len(vectors)) + 1, len(queries)), dtype=kind)  # the last row is for nobody
         multiply = torch._int_mm if kind == torch.int32 else torch.mm  # noqa: SLF001  # its only name
@@ -194,14 +201,6 @@ class Scorer:
         step = max(1, room // max(1, classes.shape[1] * queries.shape[1]))
         parts = range(0, max(1, len(queries)), step)
         return torch.cat([dot(self._vectors, queries[at : at + step], classes[at : at + step]) for at in parts])
-
-
-class Kept(NamedTuple):
-    """The groups with the largest maxima so far, [B, K] each."""
-
-    best: Tensor
-    mass: Tensor  # log Σ exp
-    groups: Tensor  # int64
 
 
 def choose(best: Tensor, mass: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
