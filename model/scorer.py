@@ -12,7 +12,7 @@ denominator and is never listed. Knows nothing of items.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,8 @@ from model.topk import first_k
 Precision = Literal["float32", "bfloat16", "int8"]
 
 GROUP = 16  # neighbouring classes that are one candidate
-SLACK: dict[Precision, int] = {"float32": 2, "bfloat16": 6, "int8": 14}  # groups looked into beyond k
+SQUARE = 16  # neighbouring groups that are looked at together first
+SLACK: dict[Precision, int] = {"float32": 2, "bfloat16": 4, "int8": 6}  # groups looked into beyond k
 BLOCK = 16_384  # classes at most; fewer for more queries, so that the cache holds the block
 LEAST = 2048  # classes
 BLOCK_CELLS = 1 << 19  # scores
@@ -32,6 +33,9 @@ LANES = 16  # a multiple of which queries are padded to: the width of a vector r
 HIDDEN = torch.iinfo(torch.int32).min  # no sum of products of int8 values is that small
 LOWEST = torch.finfo(torch.float32).min
 CELLS = 1 << 18  # numbers gathered at once, 1 MB: what the cache holds
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Ranked(NamedTuple):
@@ -50,7 +54,12 @@ class Table(NamedTuple):
     offsets: Tensor  # float32 [R'] bias; -inf where a class is never listed
 
 
-Function = TypeVar("Function", bound=Callable[..., object])
+class Kept(NamedTuple):
+    """The groups with the largest maxima so far, [B, K] each."""
+
+    best: Tensor
+    mass: Tensor  # log Σ exp
+    groups: Tensor  # int64
 
 
 class Scorer:
@@ -159,21 +168,25 @@ class Scorer:
         self, kept: Kept, rest: Tensor, pending: list[tuple[Tensor, Tensor]], first: int, keep: int
     ) -> tuple[Kept, Tensor]:
         """The `keep` best of those kept and those pending, from group `first` on; what is lost is added to the rest."""
-        best, mass = (torch.cat(each) for each in zip(*pending, strict=True))  # [G, B]
-        *values, where, lost = self._choose(best, mass, min(keep, len(best)))
-        found = Kept(*values, where + first)
+        groups = sum(len(each) for each, _ in pending)
+        filling = rest.new_full((-groups % SQUARE, len(rest)), -torch.inf)
+        best, mass = (torch.cat((*each, filling)) for each in zip(*pending, strict=True))  # [G, B]
+        values, masses, where, lost = self._choose(best, mass, min(keep, groups))
         rest = torch.logaddexp(rest, lost)
+        found = Kept(values, masses, where + first)
         if not kept.best.shape[1]:
             return found, rest
-        both = Kept(*(torch.cat(each, dim=1) for each in zip(kept, found, strict=True)))
-        _, mass, where, lost = choose(both.best.t(), both.mass.t(), min(keep, both.best.shape[1]))
-        return Kept(both.best.gather(1, where), mass, both.groups.gather(1, where)), torch.logaddexp(rest, lost)
+        both = Kept(*[torch.cat(each, dim=1) for each in zip(kept, found, strict=True)])
+        values, where = first_k(both.best, keep)
+        lost = both.mass.scatter(1, where, -torch.inf).logsumexp(1)
+        chosen = Kept(values, both.mass.gather(1, where), both.groups.gather(1, where))
+        return chosen, torch.logaddexp(rest, lost)
 
     def _blocks(self, queries: Tensor, hidden: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         """What `reduce` says about each block, [n / GROUP, B] each."""
         vectors, scales, offsets = self._table
         asked, steps = lay_out(queries, vectors.dtype)
-        size = min(self._block, max(LEAST, BLOCK_CELLS // max(LANES, len(queries))))
+        size = min(self._block, max(LEAST, BLOCK_CELLS // max(LANES, len(queries)) // (2 * GROUP) * (2 * GROUP)))
         kind = torch.int32 if vectors.dtype == torch.int8 else vectors.dtype
         scratch = asked.new_empty((min(size, len(vectors)) + 1, len(queries)), dtype=kind)  # the last row is for nobody
         multiply = torch._int_mm if kind == torch.int32 else torch.mm  # noqa: SLF001  # its only name
@@ -195,30 +208,23 @@ class Scorer:
         return torch.cat([dot(self._vectors, queries[at : at + step], classes[at : at + step]) for at in parts])
 
 
-class Kept(NamedTuple):
-    """The groups with the largest maxima so far, [B, K] each."""
-
-    best: Tensor
-    mass: Tensor  # log Σ exp
-    groups: Tensor  # int64
-
-
 def choose(best: Tensor, mass: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The `keep` groups with the largest maxima: those, their masses and their places, [B, keep] each; log Σ exp of the others [B].
+    """The `keep` groups with the largest maxima: those, their masses and places, [B, keep] each; log Σ exp of the others [B].
 
-    best, mass [G, B].
+    best, mass [G, B], G a multiple of SQUARE; mass is overwritten. The best groups lie in the best squares.
     """
-    values, where = first_k(best.t(), keep)
-    others = mass.scatter(0, where.t(), -torch.inf).logsumexp(0)
-    return values, mass.gather(0, where.t()).t(), where, others
+    squares = first_k(best.view(len(best) // SQUARE, SQUARE, best.shape[1]).amax(1).t(), keep)[1]  # [B, keep or fewer]
+    inside = squares.sort(dim=1).values[:, :, None] * SQUARE + torch.arange(SQUARE, device=best.device)
+    inside = inside.flatten(1)
+    values, where = first_k(best.gather(0, inside.t()).t(), keep)
+    where = inside.gather(1, where)
+    chosen = mass.gather(0, where.t()).t()
+    return values, chosen, where, mass.scatter_(0, where.t(), -torch.inf).logsumexp(0)
 
 
-def compile_(function: Function) -> Function:
+def compile_(function: Callable[P, R]) -> Callable[P, R]:
     """One loop for all shapes; nothing between is written to memory, however often it is read."""
-    options: dict[str, str | int | bool | Callable[..., object]] = {
-        "realize_reads_threshold": 100,
-        "realize_opcount_threshold": 1000,
-    }
+    options: Any = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
     return torch.compile(function, dynamic=True, options=options)
 
 
@@ -257,24 +263,27 @@ def hide(scores: Tensor, at: Tensor, rows: int) -> None:
 
 
 def reduce(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Maximum and log Σ exp of each group's logits, two of [n / GROUP, B]; scores [n, B], offsets and scales [n], steps [B]."""
-    return _reduce(scores, offsets, scales, steps, torch.exp)
+    """Maximum and log Σ exp of each group's logits, two of [n / GROUP, B]; scores [n, B], offsets and scales [n], steps [B].
+
+    Scores are overwritten where they are float32 already.
+    """
+    logits = scores.float()
+    if scales is not None and steps is not None:
+        logits.mul_(scales[:, None]).mul_(steps).masked_fill_(scores == HIDDEN, -torch.inf)
+    grouped = logits.add_(offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
+    best = grouped.amax(1)
+    mass = grouped.sub_(best.clamp(min=LOWEST)[:, None]).exp_().sum(1)
+    return best, mass.log_().add_(best)
 
 
 def reduce_fused(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same for a compiler, which makes one loop of it: without calls of exp it takes a quarter less time."""
-    return _reduce(scores, offsets, scales, steps, exp_of_negative)
-
-
-def _reduce(
-    scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None, exp: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
+    """The same for a compiler, which makes one loop of it; nothing is overwritten."""
     logits = scores.float()
     if scales is not None and steps is not None:
         logits = torch.where(scores == HIDDEN, -torch.inf, logits * scales[:, None] * steps)
     grouped = (logits + offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
     best = grouped.amax(1)
-    return best, best + exp(grouped - best.clamp(min=LOWEST)[:, None]).sum(1).log()
+    return best, best + exp_of_negative(grouped - best.clamp(min=LOWEST)[:, None]).sum(1).log()
 
 
 def exp_of_negative(x: Tensor) -> Tensor:

@@ -74,6 +74,18 @@ def test_float32_is_exact(block, rows):
     torch.testing.assert_close(ranked.log_total, total.float(), atol=1e-5, rtol=1e-5)
 
 
+def test_any_number_of_queries_fits_into_whole_groups():
+    """Blocks are shorter for more queries; 40 and 200 divide no power of two."""
+    vectors, bias = catalogue(30_000, width=8)
+    queries = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
+    scorer = Scorer(vectors, bias)
+    everything = plain(vectors, bias, queries, 3)
+    for rows in (40, 200):
+        ranked = scorer.top(queries[:rows], 3)
+        assert torch.equal(ranked.classes, everything[1][:rows])
+        torch.testing.assert_close(ranked.log_total, everything[2][:rows].float(), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_what_is_listed_has_its_exact_logit_whatever_the_batch(precision):
     vectors, bias, queries = learned(5000, 40)
