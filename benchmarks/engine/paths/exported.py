@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +24,7 @@ def exported(setting: Setting) -> Path:
         with tempfile.TemporaryDirectory(dir=FOLDER) as beside:
             written = Path(beside) / name
             _export(setting, written)
-            os.replace(written, place)
+            written.replace(place)
     return place
 
 

@@ -33,7 +33,7 @@ class Recommender(nn.Module):
         )
 
     def forward(self, rows: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """rows [B, L], position of the newest event [B] → probabilities and rows of the best items, [B, k] both.
+        """Rows [B, L], position of the newest event [B] → probabilities and rows of the best items, [B, k] both.
 
         The probability is that of the softmax over all items: exp(logit - logsumexp), without writing out the others.
         """

@@ -76,9 +76,7 @@ def artifact(setting: Setting, *, copy: bool) -> Artifact:
         goal=BEHAVIORS[-1],
         goal_horizon_ms=1,
         churn_horizon_ms=1,
-        training=TrainingRange(
-            events=0, users=0, from_ms=0, until_ms=0, preset="base", seed=setting.seed, epochs=0
-        ),
+        training=TrainingRange(events=0, users=0, from_ms=0, until_ms=0, preset="base", seed=setting.seed, epochs=0),
         metrics={},
         popular_items=names.popular_items(),
         golden=[],

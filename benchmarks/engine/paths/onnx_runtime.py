@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -47,5 +46,5 @@ def quantised(place: Path) -> Path:
             inferred, written = Path(beside) / "inferred.onnx", Path(beside) / small.name
             quant_pre_process(str(place), str(inferred), skip_symbolic_shape=True)
             quantize_dynamic(inferred, written, per_channel=True, weight_type=QuantType.QInt8)
-            os.replace(written, small)
+            written.replace(small)
     return small
