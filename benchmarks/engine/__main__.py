@@ -72,8 +72,8 @@ def run(options: argparse.Namespace, device: str | None) -> dict[str, Any]:
             note(f"== {suite}, cores: {threads}")
             try:
                 rows += SUITES[suite](plan, threads)
-            except Missing as reason:
-                result["missing"][suite] = str(reason)
+            except Missing as missed:
+                result["missing"][suite] = str(missed)
         if rows:
             result[suite] = rows
             result["taken"] |= {f"{suite}, {threads}": about for threads in plan.threads}

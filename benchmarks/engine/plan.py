@@ -17,9 +17,9 @@ class Plan:
     threads: Sequence[int] = (1, 2)
     setting: Setting = field(default_factory=Setting)
     runs: int = 5
-    run_s: float = 1.5
+    run_s: float = 1.0
     tune_s: float = 0.4  # for each value of each dial
-    latency_events: int = 200  # of each run
+    latency_events: int = 120  # of each run
     hits: Sequence[float] = (0.9, 0.99, 1.0)
     quick: bool = False
 

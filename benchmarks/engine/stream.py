@@ -117,7 +117,7 @@ class Stream:
             yield from zip(rows.tolist(), behaviors.tolist(), gaps.tolist(), strict=True)
 
 
-class Poll:
+class Poll(Sequence[Window]):
     """Events to answer, as `model.window.Steps`, and as rows for those who know no names."""
 
     def __init__(self, stream: Stream, taken: Sequence[tuple[int, int, int, int]]) -> None:
