@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from benchmarks.engine.stream import Poll
 
 BATCHES = (1, 8, 32, 128, 256)
+GPU_BATCHES = (1, 32, 128, 256, 1_024)
 STEPS = (1, 10, 100)  # widths of batches are multiples of it
 
 Listed = Sequence[tuple[str | int, float]]  # top-k of one event, best first; names, or rows counted from 0

@@ -10,15 +10,15 @@ from typing import Any
 import onnxruntime
 
 from benchmarks.engine.paths.exported import exported
-from benchmarks.engine.paths.graph import Floats, GraphPath, Session
+from benchmarks.engine.paths.sessions import Matrix, Session, Sessions
 from benchmarks.engine.setting import Setting
 from benchmarks.engine.stream import Ints
 
 
-def build(setting: Setting, **options: Any) -> GraphPath:
+def build(setting: Setting, **options: Any) -> Sessions:
     """Options: `precision`, "float32" or "int8"."""
     place = exported(setting)
-    return GraphPath(setting, partial(_session, quantised(place) if options["precision"] == "int8" else place))
+    return Sessions(setting, partial(_session, quantised(place) if options["precision"] == "int8" else place))
 
 
 def _session(place: Path, threads: int) -> Session:
@@ -28,7 +28,7 @@ def _session(place: Path, threads: int) -> Session:
     options.log_severity_level = 3
     inner = onnxruntime.InferenceSession(str(place), options, providers=["CPUExecutionProvider"])
 
-    def run(rows: Ints, last: Ints) -> tuple[Floats, Ints]:
+    def run(rows: Ints, last: Ints) -> tuple[Matrix, Matrix]:
         values, best = inner.run(None, {"rows": rows, "last": last})
         return values, best
 

@@ -9,19 +9,19 @@ from typing import Any
 import openvino
 
 from benchmarks.engine.paths.exported import exported
-from benchmarks.engine.paths.graph import Floats, GraphPath, Session
+from benchmarks.engine.paths.sessions import Matrix, Session, Sessions
 from benchmarks.engine.setting import Setting
 from benchmarks.engine.stream import Ints
 
 
-def build(setting: Setting, **options: Any) -> GraphPath:
+def build(setting: Setting, **options: Any) -> Sessions:
     """Options: `precision`, "f32", "bf16" or "int8"."""
     place, precision = exported(setting), options["precision"]
     if precision == "int8":
         from benchmarks.engine.paths.onnx_runtime import quantised
 
         place, precision = quantised(place), "bf16"
-    return GraphPath(setting, partial(_session, place, precision))
+    return Sessions(setting, partial(_session, place, precision))
 
 
 def _session(place: Path, precision: str, threads: int) -> Session:
@@ -38,7 +38,7 @@ def _session(place: Path, precision: str, threads: int) -> Session:
     )
     request = compiled.create_infer_request()
 
-    def run(rows: Ints, last: Ints) -> tuple[Floats, Ints]:
+    def run(rows: Ints, last: Ints) -> tuple[Matrix, Matrix]:
         request.infer({"rows": rows, "last": last}, share_inputs=True)
         return request.get_output_tensor(0).data, request.get_output_tensor(1).data
 

@@ -1,24 +1,29 @@
-"""The exported graph in a runtime that compiles it: one or several sessions, each with its share of the threads."""
+"""The peers' network in a runtime: one or several sessions at the same time, each with its share of the threads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Protocol
 
 from benchmarks.engine.batches import Rectangle, rectangles
-from benchmarks.engine.paths.contract import BATCHES, STEPS, Listed
+from benchmarks.engine.paths.contract import BATCHES, GPU_BATCHES, STEPS, Listed
 from benchmarks.engine.paths.rows import Answered, in_order
 from benchmarks.engine.setting import Setting
 from benchmarks.engine.stream import Ints, Poll
 
-Floats = npt.NDArray[np.float32]
-Session = Callable[[Ints, Ints], tuple[Floats, Ints]]  # rows [B, L], last [B] → probabilities, rows [B, k]
+
+class Matrix(Protocol):
+    """What torch and numpy have in common."""
+
+    def tolist(self) -> Any:
+        """As lists of Python's numbers."""
 
 
-class GraphPath:
+Session = Callable[[Ints, Ints], tuple[Matrix, Matrix]]  # rows [B, L], last [B] → probabilities, rows [B, k]
+
+
+class Sessions:
     """`load` makes a session that uses so many threads."""
 
     def __init__(self, setting: Setting, load: Callable[[int], Session]) -> None:
@@ -26,7 +31,10 @@ class GraphPath:
         self._turned = {"batch": 32, "step": 10}
         self._sessions = [load(setting.threads)]
         self._threads = ThreadPoolExecutor(setting.threads)
-        self.dials: Mapping[str, Sequence[int]] = {"batch": BATCHES, "step": STEPS}
+        self.dials: Mapping[str, Sequence[int]] = {
+            "batch": BATCHES if setting.device == "cpu" else GPU_BATCHES,
+            "step": STEPS,
+        }
         if setting.threads > 1:
             self.dials = {**self.dials, "sessions": (1, setting.threads)}
 
