@@ -1,1 +1,1 @@
-"""What inference costs, part by part."""
+"""Inference side by side: NextMove's engine, and the same Transformer in other runtimes."""

@@ -25,8 +25,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
     figure, axes = plt.subplots(len(groups), 2, figsize=(11, 0.5 + 2.6 * len(groups)), squeeze=False)
     for (broker, load), (rates, costs) in zip(groups, axes, strict=True):
         own = [row for row in rows if (row["broker"], row["load"]) == (broker, load)][::-1]
-        _bars(rates, own, "events_per_s", f"{broker}, {load}: events/s (more is better)")
-        _bars(costs, own, "cpu_us_per_event", f"{broker}, {load}: CPU µs/event (less is better)")
+        bars(rates, own, "events_per_s", f"{broker}, {load}: events/s (more is better)")
+        bars(costs, own, "cpu_us_per_event", f"{broker}, {load}: CPU µs/event (less is better)")
         costs.set_yticklabels([])
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
@@ -34,7 +34,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
     return True
 
 
-def _bars(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, title: str) -> None:
+def bars(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, title: str) -> None:
+    """A bar per row, as long as its `name`, on a logarithmic axis; NextMove's in their own colour."""
     values = [row[name] for row in rows]
     spread = [[row[name] - row[f"{name}_min"] for row in rows], [row[f"{name}_max"] - row[name] for row in rows]]
     colors = [OURS if row["path"].startswith("nextmove") else THEIRS for row in rows]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.stream.chart import draw
 from benchmarks.stream.paths import PATHS
+from benchmarks.tables import Column, machine_and_versions, number, spread, table, text, when
 
-Row = Mapping[str, Any]
-Column = tuple[str, Callable[[Row], str]]  # head and cell
 CHART = "chart.svg"
 
 
@@ -48,12 +47,12 @@ the stream path can do. The peers keep a user's last 50 events and send an answe
 
 def _throughput(result: Mapping[str, Any]) -> list[str]:
     rows = result["throughput"]
-    parts = [f"## Rate and cost {_when(result, 'throughput')}", METHOD]
+    parts = [f"## Rate and cost {when(result, 'throughput')}", METHOD]
     for broker, load in dict.fromkeys((row["broker"], row["load"]) for row in rows):
         own = [row for row in rows if (row["broker"], row["load"]) == (broker, load)]
         events = max(row["events"] for row in own)
         parts.append(f"### {_broker(broker)}, {load} load, {events:,} events, {own[0]['partitions']} partitions")
-        parts.append(_table(own, THROUGHPUT))
+        parts.append(table(own, THROUGHPUT))
     parts.append("\n".join(f"- `{path.name}`: {path.description}" for path in PATHS))
     loads = result.get("loads", {})
     parts.append("\n".join(f"- {_load(name, load)}" for name, load in loads.items()))
@@ -70,57 +69,57 @@ paths get the first part of them."""
 
 def _users(result: Mapping[str, Any]) -> list[str]:
     return [
-        f"## By users {_when(result, 'users')}",
+        f"## By users {when(result, 'users')}",
         "The same number of events, spread evenly over more and more users. Every user has a full ring of events before the "
         "worker starts, under a window of 16 events, so that only the number of users differs. Kafka.",
-        _table(result["users"], USERS),
+        table(result["users"], USERS),
     ]
 
 
 def _recovery(result: Mapping[str, Any]) -> list[str]:
     return [
-        f"## Recovery {_when(result, 'recovery')}",
+        f"## Recovery {when(result, 'recovery')}",
         "From the start of a worker's process until it is ready, and how much of that is for the histories (the rest is "
         "what a worker without users takes). A kept RocksDB has them already.",
-        _table(result["recovery"], RECOVERY),
+        table(result["recovery"], RECOVERY),
     ]
 
 
 def _partitions(result: Mapping[str, Any]) -> list[str]:
-    return [f"## By partitions {_when(result, 'partitions')}", _table(result["partitions"], PARTITIONS)]
+    return [f"## By partitions {when(result, 'partitions')}", table(result["partitions"], PARTITIONS)]
 
 
 def _producing(result: Mapping[str, Any]) -> list[str]:
     return [
-        f"## Settings of the producers {_when(result, 'producing')}",
+        f"## Settings of the producers {when(result, 'producing')}",
         "One setting changed at a time. A thousand different forecasts take turns, so that compression has as much to do as "
         "with a real model. The broker's CPU time counts as well: it shares the cores.",
-        _table(result["producing"], PRODUCING),
+        table(result["producing"], PRODUCING),
     ]
 
 
 def _workers(result: Mapping[str, Any]) -> list[str]:
     return [
-        f"## Two workers {_when(result, 'workers')}",
+        f"## Two workers {when(result, 'workers')}",
         "Of one group, each with half of the partitions, and a million users who are all alike; measured from when all events "
         "are on the topic. The broker runs on the same cores, and a second worker can have what the first and it leave. CPU time "
         "is of all workers.",
-        _table(result["workers"], WORKERS),
+        table(result["workers"], WORKERS),
     ]
 
 
 def _latency(result: Mapping[str, Any]) -> list[str]:
     return [
-        f"## Latency {_when(result, 'latency')}",
+        f"## Latency {when(result, 'latency')}",
         "From the broker's stamp on an event to its stamp on the prediction, at an even rate, after a warm-up. Kafka; "
         "producer, broker and worker share the machine's cores. Peak is the worker's rate when all events wait for it.",
-        _table(result["latency"], LATENCY),
+        table(result["latency"], LATENCY),
     ]
 
 
 def _profile(result: Mapping[str, Any]) -> list[str]:
     parts = [
-        f"## Where the time goes {_when(result, 'profile')}",
+        f"## Where the time goes {when(result, 'profile')}",
         "Of `nextmove_constant`, from a sampling profiler: µs of CPU time per event.",
     ]
     profiles = result["profile"]
@@ -129,16 +128,16 @@ def _profile(result: Mapping[str, Any]) -> list[str]:
         {"stage": name, **{p["broker"]: p["stages_us_per_event"].get(name, 0.0) for p in profiles}} for name in stages
     ]
     rows.append({"stage": "**all**", **{p["broker"]: p["cpu_us_per_event"] for p in profiles}})
-    columns: list[Column] = [("stage", _text("stage"))]
-    columns += [(f"{_broker(p['broker'])}, µs", _number(p["broker"], 1)) for p in profiles]
-    return [*parts, _table(rows, columns)]
+    columns: list[Column] = [("stage", text("stage"))]
+    columns += [(f"{_broker(p['broker'])}, µs", number(p["broker"], 1)) for p in profiles]
+    return [*parts, table(rows, columns)]
 
 
 def _codecs(result: Mapping[str, Any]) -> list[str]:
     return [
-        f"## Steps alone {_when(result, 'codecs')}",
+        f"## Steps alone {when(result, 'codecs')}",
         "Pure functions in one process, no broker; medians of repeats.",
-        _table(result["codecs"], [("step", _text("step")), ("µs/event", _number("us_per_event", 2))]),
+        table(result["codecs"], [("step", text("step")), ("µs/event", number("us_per_event", 2))]),
     ]
 
 
@@ -148,15 +147,7 @@ def _about(result: Mapping[str, Any]) -> list[str]:
     if result.get("failures"):
         parts.append("## Failed runs\n\n" + "\n".join(f"- {failure}" for failure in result["failures"]))
     parts.append("## Machine and versions")
-    for about in {about["date"]: about for about in taken.values()}.values():
-        machine, versions = about["machine"], about["versions"]
-        changed = " with changes not committed" if about["uncommitted_changes"] else ""
-        parts.append(
-            f"{about['date']}, commit `{(about['commit'] or 'unknown')[:12]}`{changed}. {machine['cpu']}, {machine['cores']} "
-            f"cores, {machine['memory_gb']:g} GB, {machine['system']}. "
-            + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-            + "."
-        )
+    parts += [machine_and_versions(about) for about in {about["date"]: about for about in taken.values()}.values()]
     if result.get("remark"):  # written into the results by whoever ran it
         parts.append(str(result["remark"]))
     return parts
@@ -174,90 +165,56 @@ SECTIONS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "codecs": _codecs,
 }
 
-# --- cells ------------------------------------------------------------------------------------------------------------
-
-
-def _text(name: str) -> Callable[[Row], str]:
-    return lambda row: str(row[name])
-
-
-def _number(name: str, digits: int = 0) -> Callable[[Row], str]:
-    return lambda row: "–" if row.get(name) is None else f"{row[name]:,.{digits}f}"
-
-
-def _spread(name: str, digits: int = 0) -> Callable[[Row], str]:
-    """Median, and in brackets the least and the most of several runs."""
-
-    def cell(row: Row) -> str:
-        least, most = row[f"{name}_min"], row[f"{name}_max"]
-        spread = f" ({least:,.{digits}f} … {most:,.{digits}f})" if row["runs"] > 1 else ""
-        return f"{row[name]:,.{digits}f}{spread}"
-
-    return cell
-
+# --- columns -----------------------------------------------------------------------------------------------------------
 
 RATE: list[Column] = [
-    ("events/s", _spread("events_per_s")),
-    ("CPU µs/event", _spread("cpu_us_per_event", 1)),
-    ("broker CPU µs/event", _number("broker_cpu_us_per_event", 1)),
+    ("events/s", spread("events_per_s")),
+    ("CPU µs/event", spread("cpu_us_per_event", 1)),
+    ("broker CPU µs/event", number("broker_cpu_us_per_event", 1)),
 ]
-MEMORY: list[Column] = [("peak RSS, MB", _number("peak_rss_mb")), ("runs", _number("runs"))]
+MEMORY: list[Column] = [("peak RSS, MB", number("peak_rss_mb")), ("runs", number("runs"))]
 THROUGHPUT: list[Column] = [
     ("path", lambda row: f"`{row['path']}`"),
     *RATE,
-    ("× stock Faust", _number("ratio_to_stock_faust", 2)),
-    ("× plain loop", _number("ratio_to_plain_loop", 3)),
+    ("× stock Faust", number("ratio_to_stock_faust", 2)),
+    ("× plain loop", number("ratio_to_plain_loop", 3)),
     *MEMORY,
-    ("events", _number("events")),
+    ("events", number("events")),
 ]
 USERS: list[Column] = [
-    ("users", _number("users")),
-    ("store", _text("store")),
+    ("users", number("users")),
+    ("store", text("store")),
     *RATE,
-    ("changelog bytes/user", _number("changelog_bytes_per_user")),
-    ("memory bytes/user", _number("memory_bytes_per_user")),
+    ("changelog bytes/user", number("changelog_bytes_per_user")),
+    ("memory bytes/user", number("memory_bytes_per_user")),
     *MEMORY,
 ]
 RECOVERY: list[Column] = [
-    ("store", _text("store")),
-    ("users", _number("users")),
-    ("ready after, s", _number("ready_s", 1)),
-    ("for the histories, s", _number("recovery_s", 1)),
-    ("users/s", _number("users_per_s")),
-    ("CPU µs/user", _number("cpu_us_per_user", 1)),
-    ("RSS, MB", _number("rss_mb")),
-    ("on disk, MB", _number("disk_mb")),
-    ("runs", _number("runs")),
+    ("store", text("store")),
+    ("users", number("users")),
+    ("ready after, s", number("ready_s", 1)),
+    ("for the histories, s", number("recovery_s", 1)),
+    ("users/s", number("users_per_s")),
+    ("CPU µs/user", number("cpu_us_per_user", 1)),
+    ("RSS, MB", number("rss_mb")),
+    ("on disk, MB", number("disk_mb")),
+    ("runs", number("runs")),
 ]
-PARTITIONS: list[Column] = [("partitions", _number("partitions")), *RATE, *MEMORY]
-PRODUCING: list[Column] = [("change", _text("change")), *RATE, *MEMORY]
-WORKERS: list[Column] = [("workers", _number("workers")), *RATE, ("× one", _number("ratio_to_one_worker", 2)), *MEMORY]
+PARTITIONS: list[Column] = [("partitions", number("partitions")), *RATE, *MEMORY]
+PRODUCING: list[Column] = [("change", text("change")), *RATE, *MEMORY]
+WORKERS: list[Column] = [("workers", number("workers")), *RATE, ("× one", number("ratio_to_one_worker", 2)), *MEMORY]
 LATENCY: list[Column] = [
     ("of peak", lambda row: f"{row['share_of_peak']:.0%}"),
-    ("events/s", _number("events_per_s")),
-    ("p50, ms", _number("p50_ms")),
-    ("p90, ms", _number("p90_ms")),
-    ("p99, ms", _number("p99_ms")),
-    ("p99.9, ms", _number("p999_ms")),
-    ("max, ms", _number("max_ms")),
-    ("CPU µs/event", _number("cpu_us_per_event", 1)),
-    ("broker CPU µs/event", _number("broker_cpu_us_per_event", 1)),
-    ("events", _number("events")),
+    ("events/s", number("events_per_s")),
+    ("p50, ms", number("p50_ms")),
+    ("p90, ms", number("p90_ms")),
+    ("p99, ms", number("p99_ms")),
+    ("p99.9, ms", number("p999_ms")),
+    ("max, ms", number("max_ms")),
+    ("CPU µs/event", number("cpu_us_per_event", 1)),
+    ("broker CPU µs/event", number("broker_cpu_us_per_event", 1)),
+    ("events", number("events")),
 ]
-
-
-def _table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    def line(cells: Iterable[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
-    heads = line(head for head, _ in columns)
-    rule = line("---" if number == 0 else "--:" for number in range(len(columns)))
-    return "\n".join([heads, rule, *(line(cell(row) for _, cell in columns) for row in rows)])
-
-
-def _when(result: Mapping[str, Any], section: str) -> str:
-    about = result.get("taken", {}).get(section)
-    return f"({about['date'][:10]}, {(about['commit'] or 'unknown')[:8]})" if about else ""
 
 
 def _broker(kind: str) -> str:

@@ -1,0 +1,147 @@
+"""The benchmark of inference: runs suites, writes their figures as JSON, and a report and a chart from them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.engine.paths import PATHS
+from benchmarks.engine.paths.contract import Missing
+from benchmarks.engine.plan import Plan, quick
+from benchmarks.engine.report import write_report
+from benchmarks.engine.setting import Setting
+from benchmarks.engine.suites import SUITES
+from benchmarks.machine import ROOT
+from benchmarks.stream import rounds
+from benchmarks.stream.rounds import note
+
+HERE = Path(__file__).parent
+LIBRARIES = ("torch", "transformers", "numpy", "onnx", "onnxruntime", "openvino")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is asked for; 1 if any run failed."""
+    options = parse(arguments)
+    device = None
+    if options.device == "cuda" and not options.only_report:
+        device = gpu()
+        if device is None:
+            note("nothing is measured: there is no usable GPU")
+            return 0
+    places(options, device)
+    kept = json.loads(options.json.read_text()) if options.merge or options.only_report else {}
+    if options.only_report:
+        result = kept
+    else:
+        result = merged(kept, run(options, device))
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    if options.report:
+        write_report(result, options.report)
+    for failure in rounds.failures:
+        note(f"FAILED: {failure}")
+    return 1 if rounds.failures else 0
+
+
+def run(options: argparse.Namespace, device: str | None) -> dict[str, Any]:
+    """The sections of the suites that were asked for, and where and with what they were measured."""
+    rounds.failures.clear()
+    about: dict[str, Any] = machine.describe(LIBRARIES, ("model", "benchmarks"))
+    if device is not None:
+        about["machine"]["gpu"] = device
+    named = [path for path in PATHS if options.paths is None or path.name in options.paths]
+    missing = {path.name: path.missing(options.device) for path in named}
+    paths = [path for path in named if missing[path.name] is None]
+    plan = (
+        quick(paths, options.threads, options.device)
+        if options.quick
+        else Plan(paths, options.threads, Setting(device=options.device), runs=options.runs)
+    )
+    result: dict[str, Any] = {"benchmark": "engine", "setting": plan.setting.to_dict(), "taken": {}}
+    result["missing"] = {name: reason for name, reason in missing.items() if reason}
+    for suite in options.suites:
+        rows = []
+        for threads in plan.threads:
+            note(f"== {suite}, cores: {threads}")
+            try:
+                rows += SUITES[suite](plan, threads)
+            except Missing as missed:
+                result["missing"][suite] = str(missed)
+        if rows:
+            result[suite] = rows
+            result["taken"] |= {f"{suite}, {threads}": about for threads in plan.threads}
+    for name, reason in result["missing"].items():
+        note(f"{name} is left out: {reason}")
+    result["failures"] = list(rounds.failures)
+    return result
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The new figures, and the old ones of suites and numbers of cores that were not measured again."""
+    result = {**old, **new, "taken": {**old.get("taken", {}), **new["taken"]}}
+    for suite in SUITES:
+        measured = {row["threads"] for row in new.get(suite, ())}
+        rows = [row for row in old.get(suite, ()) if row["threads"] not in measured] + list(new.get(suite, ()))
+        if rows:
+            result[suite] = sorted(rows, key=lambda row: row["threads"])
+    there = {row.get("path") for suite in SUITES for row in result.get(suite, ())} | result.keys()
+    missing = {**old.get("missing", {}), **new["missing"]}
+    result["missing"] = {name: reason for name, reason in missing.items() if name not in there}
+    return result
+
+
+def gpu() -> str | None:
+    """The name of the GPU that torch would use, None where there is none."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options, their defaults filled in."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="toy sizes, two runs each: does it work at all?")
+    parser.add_argument("--suites", metavar="A,B,…", type=_names, default=list(SUITES), help=f"of {', '.join(SUITES)}")
+    parser.add_argument("--paths", metavar="A,B,…", type=_names, help=f"of {', '.join(path.name for path in PATHS)}")
+    parser.add_argument("--threads", metavar="A,B,…", help="cores, one pass for each (default: 1,2; 1 on a GPU)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--runs", type=int, default=Plan.runs, metavar="N", help=f"of each path (default: {Plan.runs})")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the figures (default: results.json of the report)")
+    parser.add_argument("--merge", action="store_true", help="keep the figures of FILE that are not measured now")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="where README.md and the chart go; see below")
+    parser.add_argument("--only-report", action="store_true", help="measure nothing, write the report from FILE")
+    parser.epilog = (
+        f"Without --json and --report everything goes to {HERE.relative_to(ROOT)}, of a GPU to a folder of its name below "
+        "gpu/, or with --quick to var/benchmarks/engine; with --json alone there is no report."
+    )
+    options = parser.parse_args(arguments)
+    for given, known in ((options.suites, SUITES), (options.paths or (), [path.name for path in PATHS])):
+        if unknown := set(given) - set(known):
+            parser.error(f"no such suite or path: {', '.join(sorted(unknown))}")
+    default = "1" if options.device == "cuda" or (os.cpu_count() or 1) < 2 else "1,2"
+    options.threads = [int(each) for each in (options.threads or default).split(",")]
+    return options
+
+
+def places(options: argparse.Namespace, device: str | None) -> None:
+    """Where figures and report go, unless that was said."""
+    if options.json is None or options.only_report:
+        folder = HERE / "gpu" / re.sub(r"\W+", "-", device).lower() if device else HERE
+        options.report = options.report or (ROOT / "var" / "benchmarks" / "engine" if options.quick else folder)
+    if options.json is None:
+        options.json = options.report / "results.json"
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""NextMove's engine as the worker calls it: names in, whole forecasts out, each window computed in full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.engine.paths.contract import Listed
+from benchmarks.engine.setting import Setting
+from benchmarks.engine.stream import BEHAVIORS, Poll, category_name, item_name
+from model.artifact import SCHEMA, Artifact, Manifest, TrainingRange
+from model.config import NextMoveConfig
+from model.engine import Engine
+from model.forecast import Forecast
+from model.network import NextMoveModel
+from model.vocabulary import Vocabulary
+from model.vocabulary import build as build_vocabulary
+
+
+class NextMove:
+    """A function of polls that gives forecasts."""
+
+    def __init__(self, predict: Callable[[Poll], Sequence[Forecast]], dials: Mapping[str, Sequence[int]]) -> None:
+        self._predict, self.dials = predict, dials
+
+    def turn(self, dial: str, value: int) -> None:
+        """There is none but "poll"."""
+        raise KeyError(dial)
+
+    def prepare(self, poll: Poll) -> Poll:
+        """Nothing: windows are cut and names looked up on the clock."""
+        return poll
+
+    def answer(self, prepared: Poll) -> Sequence[Forecast]:
+        """One forecast per event."""
+        return self._predict(prepared)
+
+    def listed(self, answers: Sequence[Forecast], prepared: Poll) -> list[Listed]:
+        """The items of the forecasts."""
+        return [[(item["item_id"], item["probability"]) for item in answer.next_items] for answer in answers]
+
+
+def build(setting: Setting, **options: Any) -> NextMove:
+    """Options: `copy`, whether the network can copy from the window."""
+    engine = Engine(artifact(setting, **options), device=setting.device, top_k=setting.top_k, threads=setting.threads)
+    return NextMove(engine.predict, {"poll": (setting.poll,)})
+
+
+def artifact(setting: Setting, *, copy: bool) -> Artifact:
+    """A model directory in memory, with random weights of the setting's seed."""
+    names = vocabulary(setting)
+    config = NextMoveConfig(
+        positions=setting.window,
+        item_rows=names.items.rows,
+        item_first=names.items.first,
+        category_rows=names.categories.rows,
+        category_first=names.categories.first,
+        behavior_rows=names.behaviors.rows,
+        behavior_first=names.behaviors.first,
+        width=setting.width,
+        layers=setting.layers,
+        heads=setting.heads,
+        kv_heads=setting.heads,
+        copy=copy,
+    )
+    torch.manual_seed(setting.seed)
+    model = NextMoveModel(config)
+    model.item_categories[names.items.first :] = torch.tensor(names.item_categories)
+    manifest = Manifest(
+        schema=SCHEMA,
+        version="random",
+        window=setting.rule,
+        behaviors=list(BEHAVIORS),
+        goal=BEHAVIORS[-1],
+        goal_horizon_ms=1,
+        churn_horizon_ms=1,
+        training=TrainingRange(events=0, users=0, from_ms=0, until_ms=0, preset="base", seed=setting.seed, epochs=0),
+        metrics={},
+        popular_items=names.popular_items(),
+        golden=[],
+    )
+    return Artifact(model, names, manifest)
+
+
+def vocabulary(setting: Setting) -> Vocabulary:
+    """The names of the stream, the most frequent first."""
+    items = {item_name(row): setting.items // (row + 1) + 1 for row in range(setting.items)}
+    category = {item_name(row): category_name(row, setting) for row in range(setting.items)}
+    counts: dict[str, int] = {}
+    for item, count in items.items():
+        counts[category[item]] = counts.get(category[item], 0) + count
+    return build_vocabulary(items, counts, category, BEHAVIORS, BEHAVIORS[-1])
