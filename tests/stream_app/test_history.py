@@ -356,7 +356,7 @@ def test_a_repeat_is_a_whole_hash_and_not_the_end_of_one_with_the_start_of_the_n
     try:
         history = History(0)
         for offset, event_ in records:
-            hashes = [entry.event_hash for entry in histories._in_window(history.entries, rule.window)]
+            hashes = [entry.event_hash for entry in histories._in_window(history.entries, history.dropped, rule.window)]
             repeats = event_.event_id is not None and event_.event_id.encode() in hashes
             after, outcome = histories.fold(history, event_, offset, rule, ALL)
             assert outcome is (Outcome.REPEAT if repeats else Outcome.FOLDED)
@@ -596,7 +596,7 @@ def test_a_history_of_fifty_events_takes_less_than_four_kilobytes() -> None:
     )
     assert history.length == 65
     row = 8 + 8 + 8 + len("add_to_cart") + 1 + len("item-00000000") + 1 + len("category-0") + 1
-    assert len(histories.encode(history)) == 1 + 4 + 8 + 2 + 3 * 4 + 65 * row < 4096 + 15 * row
+    assert len(histories.encode(history)) == 1 + 4 + 8 + 2 + 3 * 4 + 8 + 65 * row < 4096 + 15 * row
 
 
 def _stored() -> bytes:
@@ -619,10 +619,10 @@ def test_bytes_behind_the_last_event_are_refused() -> None:
             read(stored + b"\x00")
 
 
-@pytest.mark.parametrize("schema", [0, 1, 3, 255])
+@pytest.mark.parametrize("schema", [0, 1, 4, 255])
 def test_another_schema_is_refused_by_name(schema: int) -> None:
     for read in (histories.decode, histories.last_event_ms):
-        with pytest.raises(HistoryError, match=f"schema {schema}, this version reads 2"):
+        with pytest.raises(HistoryError, match=f"schema {schema}, this version reads 2 and 3"):
             read(bytes([schema]) + _stored()[1:])
 
 
@@ -651,9 +651,9 @@ def decode_or_refuse(value: bytes) -> History | None:
     return None
 
 
-def value_of(count: int, numbers: bytes, items: bytes, behaviors: bytes, categories: bytes) -> bytes:
+def value_of(count: int, numbers: bytes, items: bytes, behaviors: bytes, categories: bytes, dropped: int = 0) -> bytes:
     """A stored history whose header agrees with its length."""
-    header = HEADER.pack(SCHEMA, 0, 0, count, len(items), len(behaviors), len(categories))
+    header = HEADER.pack(SCHEMA, 0, 0, count, len(items), len(behaviors), len(categories), dropped)
     return header + numbers + items + behaviors + categories
 
 
@@ -669,7 +669,7 @@ def well_formed(draw: st.DrawFn, *, sound: bool = False) -> bytes:
     columns = [b"".join(text + END for text in draw(texts)) for _ in range(3)]
     if not sound and draw(st.booleans()):
         columns[0] = draw(st.binary(max_size=6))
-    return value_of(count, numbers, *columns)
+    return value_of(count, numbers, *columns, draw(st.integers(0, 9) | st.just(2**64 - 1)))
 
 
 @settings(max_examples=300)
