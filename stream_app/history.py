@@ -161,16 +161,19 @@ def window_length(history: History, offset: int, rule: WindowRule) -> int:
     """How many events `window` gives."""
     if offset < history.last_offset:
         history = _as_of(history, offset)
-    times, total = history.times, history.total
-    length = min(len(times) // NUMBER, total - rule.first(total))
+    times = history.times
+    length = len(times) // NUMBER
+    total = history.dropped + length
+    if total > rule.events:
+        length = min(length, total - rule.first(total))
     if length < 2:
         return length
-    oldest_ms = rule.oldest_ms(_last(times))
+    newest_ms = _last(times)
     start = len(times) - NUMBER * length
-    if int.from_bytes(times[start : start + NUMBER], "little") >= oldest_ms:
-        return length
+    if int.from_bytes(times[start : start + NUMBER], "little") >= newest_ms - rule.age_ms + rule.age_stride_ms - 1:
+        return length  # not too old wherever multiples of the stride lie
     numbers = _numbers(times[start:])
-    return length - bisect_left(numbers, oldest_ms)
+    return length - bisect_left(numbers, rule.oldest_ms(newest_ms))
 
 
 def recency_rank(history: History, item: str, most: int) -> int | None:
