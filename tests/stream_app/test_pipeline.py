@@ -591,8 +591,19 @@ def _entry(request: Request) -> Entry:
     return Entry(event.time_ms, request.record.offset, hash_, event.item_id, event.behavior, event.category)
 
 
+@st.composite
+def back_and_forth(draw: st.DrawFn) -> list[FakeRecord]:
+    """One user's records, every third or so of them late, and some that repeat another."""
+    records, time_ms = [], NOW_MS
+    for offset, jump in enumerate(draw(st.lists(st.sampled_from([100, 100, 150, -120]), max_size=20))):
+        time_ms += jump
+        event_id = draw(st.none() | st.none() | st.sampled_from("ef"))
+        records.append(event_record("a", offset, time_ms, item_id=f"i{offset}", event_id=event_id))
+    return [record._replace(timestamp=NOW_MS + 10**6) for record in records]
+
+
 @settings(max_examples=200)
-@given(partitions(), strides, st.data())
+@given(partitions() | back_and_forth(), strides, st.data())
 def test_a_step_is_a_window_that_came_before_and_one_event(
     records: list[FakeRecord], rule: WindowRule, data: st.DataObject
 ) -> None:
@@ -618,7 +629,7 @@ def test_a_step_is_a_window_that_came_before_and_one_event(
                 apply(table, outputs)
 
 
-@given(partitions(), strides, st.lists(st.integers(0, 1), min_size=25, max_size=25))
+@given(partitions() | back_and_forth(), strides, st.lists(st.integers(0, 1), min_size=25, max_size=25))
 def test_a_step_belongs_to_one_partition(records: list[FakeRecord], rule: WindowRule, places: list[int]) -> None:
     kept, steps = Kept(), pipeline(predictor=Echo(rule))
     for record, partition in zip(records, places, strict=False):
