@@ -92,11 +92,6 @@ class History(NamedTuple):
         return len(self.times) // NUMBER
 
     @property
-    def total(self) -> int:
-        """How many events the user has had so far."""
-        return self.dropped + len(self.times) // NUMBER
-
-    @property
     def newest_offset(self) -> int:
         """The offset of the newest event, which is not the last one folded where that was late; -1 if there is none."""
         return _last(self.offsets) if self.offsets else -1

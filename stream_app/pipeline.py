@@ -92,7 +92,7 @@ class Windows(Sequence[Window]):
             record.partition,
             before.last_offset if before.times else -1,
             offset,
-            history.total - length,
+            history.dropped + history.length - length,
             length,
             event.item_id or None,
             event.behavior,
