@@ -185,7 +185,11 @@ def read_manifest(directory: Path) -> Manifest:
 
 def version_of(manifest: Manifest) -> str:
     """The content hash: everything in the manifest but the version, checksums of the other files included."""
-    body = msgspec.json.encode(msgspec.structs.replace(manifest, version=""), order="deterministic")
+    document = msgspec.to_builtins(msgspec.structs.replace(manifest, version=""))
+    for name in ("stride", "age_stride_ms"):  # which an older manifest does not have
+        if document["window"][name] == 1:
+            del document["window"][name]
+    body = msgspec.json.encode(document, order="deterministic")
     return hashlib.sha256(body).hexdigest()[:16]
 
 

@@ -52,7 +52,9 @@ def facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "behaviours", ", ".join(manifest.behaviors)
     yield "goal", f"{manifest.goal} within {goal_h:.3g} h"
     yield "churn", f"no event within {churn_h:.3g} h"
-    yield "window", f"the last {window.events} events, not older than {window.age_ms / 86_400_000:g} days"
+    fewest = window.events - window.stride + 1
+    events = f"{window.events}" if window.stride == 1 else f"{fewest} to {window.events}"
+    yield "window", f"the last {events} events, not older than {window.age_ms / 86_400_000:g} days"
 
 
 def card(manifest: Manifest) -> str:

@@ -1,7 +1,7 @@
 """A table of events → users' lives end to end, and the chunks and windows that are cut out of them.
 
-The same cut for training (chunks whose positions all learn) and for evaluation (one window per event): the last
-`events` events of the user, not older than `age_ms` before the newest one.
+The same cut for training (chunks whose positions all learn) and for evaluation (one window per event), by the window rule;
+the events of a user are counted from the first one of the table.
 """
 
 from __future__ import annotations
@@ -59,15 +59,22 @@ class Sequences:
         return Window(self.items[cut], self.behaviors[cut], self.categories[cut], self.times_ms[cut].tolist())
 
     def window_starts(self, last: Ints, rule: WindowRule) -> Ints:
-        """First event of the window that ends with each event `last`."""
-        starts = np.maximum(self.first[last], last - rule.events + 1)
-        if len(last):
-            too_old = self.times_ms[starts] < self.times_ms[last] - rule.age_ms
-            for position in np.flatnonzero(too_old).tolist():
-                begin, end = int(starts[position]), int(last[position])
-                oldest = self.times_ms[end] - rule.age_ms
-                starts[position] = begin + np.searchsorted(self.times_ms[begin : end + 1], oldest)
+        """First event of the window that ends with each event `last`; `WindowRule.first` and `.oldest_ms` for arrays."""
+        first, events, stride = self.first[last], rule.events, rule.stride
+        starts: Ints = first + np.maximum(0, -(-(last - first + 1 - events) // stride) * stride)
+        oldest_ms = -(-(self.times_ms[last] - rule.age_ms) // rule.age_stride_ms) * rule.age_stride_ms
+        cut = np.flatnonzero(self.times_ms[starts] < oldest_ms)
+        starts[cut] = self._since(starts[cut], last[cut], oldest_ms[cut])
         return starts
+
+    def _since(self, begins: Ints, ends: Ints, oldest_ms: Ints) -> Ints:
+        """Of each stretch begins … ends of a life, the first event at or after a time, which the last one is; by bisection."""
+        while (begins < ends).any():
+            middle = (begins + ends) // 2
+            old = self.times_ms[middle] < oldest_ms
+            begins[old] = middle[old] + 1
+            ends[~old] = middle[~old]
+        return begins
 
     def whole(self) -> list[Window]:
         """Each user's life as one long window, in order, so that `encode` gives columns that match the indices here."""
@@ -137,35 +144,39 @@ def chunks(data: Sequences, until: int, rule: WindowRule, offset: int, overlap: 
     only gives context, so that what learns sees at least that much where the user has it, and learns once. Without any
     overlap all of a stretch learns, and a life that fits into one window is one stretch: less context, half the work.
     `offset` moves the cuts, so that different epochs cut differently.
+
+    With a stride the cuts lie where the start of a window moves, and what learns is a whole multiple of it: so a stretch is full,
+    and nothing sees more than serving shows. With half an overlap and a stride of `events // 2` (or more) all that learns in a
+    stretch has the very window of serving, but for the age; there is one way to cut, whatever `offset` is.
     """
-    stride = max(1, int(rule.events * (1 - overlap)))
+    learning = max(1, int(rule.events * (1 - overlap)) // rule.stride) * rule.stride
+    shift = offset % learning
+    shift -= (rule.events + shift) % rule.stride
     kept = np.flatnonzero(data.order < until)  # of each user a first part of the life
-    shift = np.full(len(kept), offset % stride)
+    group = (kept - data.first[kept] + shift) // learning
     if overlap == 0:
-        shift[np.bincount(data.users[kept])[data.users[kept]] <= rule.events] = 0
-    group = (kept - data.first[kept] + shift) // stride
+        group[np.bincount(data.users[kept])[data.users[kept]] <= rule.events] = 0
     new = (np.diff(data.users[kept], prepend=-1) != 0) | (np.diff(group, prepend=-1) != 0)
     begins = kept[new]
     ends = kept[np.append(np.flatnonzero(new)[1:] - 1, len(kept) - 1)] if len(kept) else begins
-    begins, ends = _split_old(data, begins, ends, rule.age_ms)
+    begins, ends = _within_windows(data, begins, ends, rule)
     starts = data.window_starts(ends, rule)
     return starts, ends - starts + 1, begins if overlap else starts
 
 
-def _split_old(data: Sequences, begins: Ints, ends: Ints, age_ms: int) -> tuple[Ints, Ints]:
-    """Splits stretches that last longer than the window's age, so that each lies within one window."""
-    long = data.times_ms[ends] - data.times_ms[begins] > age_ms
-    if not long.any():
-        return begins, ends
-    pairs: list[tuple[int, int]] = []
-    for begin, end, split in zip(begins.tolist(), ends.tolist(), long.tolist(), strict=True):
-        while split and data.times_ms[end] - data.times_ms[begin] > age_ms:
-            oldest = begin + int(np.searchsorted(data.times_ms[begin : end + 1], data.times_ms[end] - age_ms))
-            pairs.append((oldest, end))
-            end = oldest - 1
-        pairs.append((begin, end))
-    pairs.sort()
-    return np.array([a for a, _ in pairs], np.int64), np.array([b for _, b in pairs], np.int64)
+def _within_windows(data: Sequences, begins: Ints, ends: Ints, rule: WindowRule) -> tuple[Ints, Ints]:
+    """Splits stretches that reach further back than the window of their last event, so that each lies within one window."""
+    found: list[tuple[Ints, Ints]] = []
+    while len(ends):
+        starts = np.maximum(begins, data.window_starts(ends, rule))
+        found.append((starts, ends))
+        more = starts > begins
+        begins, ends = begins[more], starts[more] - 1
+    if len(found) < 2:
+        return found[0] if found else (begins, ends)
+    begins, ends = (np.concatenate(each) for each in zip(*found, strict=True))
+    order = np.argsort(begins)
+    return begins[order], ends[order]
 
 
 def window_list(data: Sequences, last: Sequence[int], rule: WindowRule) -> list[Window]:

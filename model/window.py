@@ -6,7 +6,7 @@ One object travels with the model artefact, so that training, offline evaluation
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, overload, runtime_checkable
 
 DAY_MS = 24 * 3600 * 1000
@@ -35,6 +35,11 @@ class WindowRule:
         for name, most in (("stride", self.events), ("age_stride_ms", self.age_ms)):
             if getattr(self, name) > most:
                 raise ValueError(f"window rule: {name} must be at most {most}, got {getattr(self, name)}")
+
+    def with_stride(self, stride: int) -> WindowRule:
+        """The same rule with this stride, and with the same share of its age as age stride. Raises ValueError."""
+        part_ms = max(1, self.age_ms * stride // self.events) if stride > 1 else 1
+        return replace(self, stride=stride, age_stride_ms=part_ms)
 
     def first(self, count: int) -> int:
         """Which of a user's first `count` events the window of the last of them begins with, age left aside; from 0."""

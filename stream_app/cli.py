@@ -87,6 +87,9 @@ def train(
         bool, typer.Option(help="Leave out duplicates, impossible times and bots; see docs/logs.md.")
     ] = True,
     rare_items: Annotated[int, typer.Option(min=1, help="Leave out items with fewer events than this.")] = 1,
+    stride: Annotated[
+        int, typer.Option(min=1, metavar="N", help="So many of a full window's oldest events leave together.")
+    ] = 1,
     checkpoint: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Leave there what the same command needs to go on after a crash."),
@@ -111,10 +114,13 @@ def train(
     from model.group import joined
     from model.report import ReportError, check_place
     from model.training import Keeping, TrainingError
+    from model.window import WindowRule
     from stream_app.event_logs import LogError
     from stream_app.learning import examine, learn, training_bar, write_report
 
     rules = replace(Cleaning() if clean else OFF, rare_items=rare_items)
+    with _one_line(ValueError):
+        window = WindowRule().with_stride(stride)
     keeping = None if checkpoint is None else Keeping(checkpoint, checkpoint_every)
     errors = (ArtifactError, EvaluationError, LogError, ReportError, TrainingError)
     with joined() as group, _one_line(*errors, silent=not group.leads):
@@ -127,7 +133,7 @@ def train(
             events = _read(logs, format_, mapping)
             result = learn(
                 events.frame, _behaviors(), out,
-                preset=preset, backbone=backbone, train_until=split, seed=seed, time_budget_s=time_budget,
+                preset=preset, backbone=backbone, train_until=split, seed=seed, time_budget_s=time_budget, window=window,
                 protocol=protocol, cleaning=rules, progress=progress, keeping=keeping, bf16=bf16, group=group,
             )  # fmt: skip
         if report is not None and group.leads:

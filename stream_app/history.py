@@ -4,7 +4,8 @@ The fold is `(history, event, offset) → (history, outcome)`. It is idempotent:
 changes nothing, and the window *as of* that offset can still be read, so that a redelivered record is answered just as
 it was the first time. For that the ring keeps, beside all events that may come again, a whole window of those that are
 *settled*: whoever calls says from which offset on records may come again, and nothing that a window as of such an offset
-can reach is dropped. What an event changes, and what a window shows, does not depend on when something is dropped.
+can reach is dropped. What an event changes, and what a window shows, does not depend on when something is dropped: how
+many were is kept, so that the events of a user have the same numbers ever after.
 
 A history is kept as it is stored: one column of bytes per field, so that the usual event, which is the user's newest, is
 appended in a few copies, and storing it joins the columns. Everything else takes the slow road over rows. Knows nothing
@@ -23,9 +24,10 @@ from typing import NamedTuple
 from model.window import Window, WindowRule
 from stream_app.events import Event
 
-SCHEMA = 2
-HEADER = struct.Struct("<BiqHIII")  # schema, partition, last offset, entries, bytes of items, behaviours, categories
-GLANCE = struct.Struct("<BiqH")  # the header up to the entries
+SCHEMA = 3
+HEADER = struct.Struct("<BiqHIIIQ")  # schema, partition, last offset, N, bytes of the three columns of texts, dropped
+HEADERS = {2: struct.Struct("<BiqHIII"), SCHEMA: HEADER}  # those that are read; before 3 `dropped` was not kept
+GLANCE = struct.Struct("<BiqH")  # a header up to N
 NUMBER = 8  # bytes of a time (ms), of an offset, of the hash of an event_id
 INT64 = struct.Struct("<q")
 END = b"\0"  # behind every text of a column; the event contract keeps it out of texts
@@ -76,6 +78,7 @@ class History(NamedTuple):
 
     partition: int
     last_offset: int = -1
+    dropped: int = 0  # events of the user before these, out of every window's reach
     times: bytes = b""  # N × int64, ms UTC
     offsets: bytes = b""  # N × int64
     hashes: bytes = b""  # N × 8, see `hash_event_id`
@@ -87,6 +90,11 @@ class History(NamedTuple):
     def length(self) -> int:
         """N."""
         return len(self.times) // NUMBER
+
+    @property
+    def newest_offset(self) -> int:
+        """The offset of the newest event, which is not the last one folded where that was late; -1 if there is none."""
+        return _last(self.offsets) if self.offsets else -1
 
     @property
     def watermark_ms(self) -> int | None:
@@ -104,7 +112,7 @@ class History(NamedTuple):
 
 def fold(history: History, event: Event, offset: int, rule: HistoryRule, settled: int) -> tuple[History, Outcome]:
     """Put `event`, read at `offset`, into `history`; no record below the offset `settled` comes again."""
-    partition, last_offset, times, offsets, hashes, items, behaviors, categories = history
+    partition, last_offset, dropped, times, offsets, hashes, items, behaviors, categories = history
     _, behavior, time_ms, item, category, event_id = event
     event_hash = NO_ID if event_id is None else hash_event_id(event_id)
     if offset <= last_offset or (
@@ -117,6 +125,7 @@ def fold(history: History, event: Event, offset: int, rule: HistoryRule, settled
     columns = (
         partition,
         offset,
+        dropped,
         times + time_ms.to_bytes(NUMBER, "little"),
         offsets + offset.to_bytes(NUMBER, "little"),
         hashes + event_hash,
@@ -131,7 +140,7 @@ def fold(history: History, event: Event, offset: int, rule: HistoryRule, settled
 def window(history: History, offset: int, rule: WindowRule) -> Window:
     """The window of the user as of `offset`, oldest event first; empty columns if there was nothing yet."""
     if offset < history.last_offset:
-        history = _of_rows(history.partition, offset, _before(history.entries, offset + 1))
+        history = _as_of(history, offset)
     length = window_length(history, offset, rule)
     if length == 0:
         return Window([], [], [], ())
@@ -146,17 +155,20 @@ def window(history: History, offset: int, rule: WindowRule) -> Window:
 def window_length(history: History, offset: int, rule: WindowRule) -> int:
     """How many events `window` gives."""
     if offset < history.last_offset:
-        history = _of_rows(history.partition, offset, _before(history.entries, offset + 1))
+        history = _as_of(history, offset)
     times = history.times
-    length = min(len(times) // NUMBER, rule.events)
+    length = len(times) // NUMBER
+    total = history.dropped + length
+    if total > rule.events:
+        length = min(length, total - rule.first(total))
     if length < 2:
         return length
-    oldest_ms = _last(times) - rule.age_ms
+    newest_ms = _last(times)
     start = len(times) - NUMBER * length
-    if int.from_bytes(times[start : start + NUMBER], "little") >= oldest_ms:
-        return length
+    if int.from_bytes(times[start : start + NUMBER], "little") >= newest_ms - rule.age_ms + rule.age_stride_ms - 1:
+        return length  # not too old wherever multiples of the stride lie
     numbers = _numbers(times[start:])
-    return length - bisect_left(numbers, oldest_ms)
+    return length - bisect_left(numbers, rule.oldest_ms(newest_ms))
 
 
 def recency_rank(history: History, item: str, most: int) -> int | None:
@@ -175,7 +187,7 @@ def recency_rank(history: History, item: str, most: int) -> int | None:
 def until(history: History, time_ms: int) -> History:
     """What of `history` had happened by `time_ms`."""
     entries = [entry for entry in history.entries if entry.time_ms <= time_ms]
-    return _of_rows(history.partition, history.last_offset, entries)
+    return _of_rows(history.partition, history.last_offset, history.dropped, entries)
 
 
 def on_partition(history: History, partition: int) -> History:
@@ -188,18 +200,18 @@ def on_partition(history: History, partition: int) -> History:
 
 def encode(history: History) -> bytes:
     """`history` as bytes: a header and the columns."""
-    partition, last_offset, times, offsets, hashes, items, behaviors, categories = history
+    partition, last_offset, dropped, times, offsets, hashes, items, behaviors, categories = history
     header = HEADER.pack(
-        SCHEMA, partition, last_offset, len(times) // NUMBER, len(items), len(behaviors), len(categories)
+        SCHEMA, partition, last_offset, len(times) // NUMBER, len(items), len(behaviors), len(categories), dropped
     )
     return b"".join((header, times, offsets, hashes, items, behaviors, categories))
 
 
 def decode(value: bytes) -> History:
     """The history in `value`. Raises HistoryError."""
-    partition, last_offset, count, items, behaviors, _ = _header(value)
+    begin, partition, last_offset, count, items, behaviors, dropped = _header(value)
     numbers = count * NUMBER
-    times_end = HEADER.size + numbers
+    times_end = begin + numbers
     offsets_end = times_end + numbers
     hashes_end = offsets_end + numbers
     items_end = hashes_end + items
@@ -207,7 +219,8 @@ def decode(value: bytes) -> History:
     history = History(
         partition,
         last_offset,
-        value[HEADER.size : times_end],
+        dropped,
+        value[begin:times_end],
         value[times_end:offsets_end],
         value[offsets_end:hashes_end],
         value[hashes_end:items_end],
@@ -222,8 +235,8 @@ def decode(value: bytes) -> History:
 
 def last_event_ms(value: bytes) -> int:
     """The time of the newest event of a stored history, without reading the rest; of an empty one 0. Raises HistoryError."""
-    count = _header(value)[2]
-    return _last(value[HEADER.size : HEADER.size + NUMBER * count])
+    begin, _, _, count, *_ = _header(value)
+    return _last(value[begin : begin + NUMBER * count])
 
 
 def newest_at_a_glance(value: bytes) -> tuple[int, int]:
@@ -231,10 +244,10 @@ def newest_at_a_glance(value: bytes) -> tuple[int, int]:
 
     For whoever looks at many, and decodes what matters.
     """
-    if len(value) < HEADER.size:
+    if len(value) < GLANCE.size:
         return -1, 0
-    _, partition, _, count = GLANCE.unpack_from(value)
-    end = HEADER.size + NUMBER * count
+    schema, partition, _, count = GLANCE.unpack_from(value)
+    end = HEADERS.get(schema, HEADER).size + NUMBER * count
     return partition, int.from_bytes(value[end - NUMBER : end], "little")
 
 
@@ -252,13 +265,15 @@ def _fold_slowly(
     entries = _before(history.entries, offset) if seen else history.entries
     if entries and event.time_ms < entries[-1].time_ms - rule.lateness_ms:
         return history, Outcome.TOO_LATE
-    if event_hash != NO_ID and any(entry.event_hash == event_hash for entry in _in_window(entries, rule.window)):
-        return history, Outcome.REPEAT
+    if event_hash != NO_ID:
+        reach = _in_window(entries, history.dropped, rule.window)
+        if any(entry.event_hash == event_hash for entry in reach):
+            return history, Outcome.REPEAT
     if seen:
         return history, Outcome.SEEN
     entry = Entry(event.time_ms, offset, event_hash, event.item_id, event.behavior, event.category)
     insort(entries, entry, key=_order)
-    history = _of_rows(history.partition, offset, entries)
+    history = _of_rows(history.partition, offset, history.dropped, entries)
     return _trimmed(history, _last(history.times), rule, settled), Outcome.FOLDED
 
 
@@ -266,10 +281,15 @@ def _before(entries: list[Entry], offset: int) -> list[Entry]:
     return [entry for entry in entries if entry.offset < offset]
 
 
-def _in_window(entries: list[Entry], rule: WindowRule) -> list[Entry]:
+def _as_of(history: History, offset: int) -> History:
+    return _of_rows(history.partition, offset, history.dropped, _before(history.entries, offset + 1))
+
+
+def _in_window(entries: list[Entry], dropped: int, rule: WindowRule) -> list[Entry]:
     """The last of them; what lies before is dropped sooner or later, and must not matter."""
-    last = entries[-rule.events :]
-    return [entry for entry in last if entry.time_ms >= last[-1].time_ms - rule.age_ms]
+    last = entries[max(0, rule.first(dropped + len(entries)) - dropped) :]
+    oldest_ms = rule.oldest_ms(last[-1].time_ms) if last else 0
+    return [entry for entry in last if entry.time_ms >= oldest_ms]
 
 
 def _order(entry: Entry) -> tuple[int, int]:
@@ -277,7 +297,7 @@ def _order(entry: Entry) -> tuple[int, int]:
 
 
 def _trimmed(history: History, newest_ms: int, rule: HistoryRule, settled: int) -> History:
-    """`history` without its oldest events, if it is time to drop some."""
+    """`history` without its oldest events, if it is time to drop some; what an age stride leaves out sooner waits."""
     times, (window, _, slack) = history.times, rule
     beyond = len(times) // NUMBER - window.events
     if (beyond > 0 and beyond % slack == 0) or newest_ms - INT64.unpack_from(times)[0] > window.age_ms:
@@ -288,7 +308,8 @@ def _trimmed(history: History, newest_ms: int, rule: HistoryRule, settled: int) 
 def _out_of_reach(history: History, rule: WindowRule, settled: int) -> int:
     """How many of the oldest events no window can reach as of `settled` or later.
 
-    Those that are settled, and older than a whole window of others that are, or than the newest of them allows.
+    Those that are settled, and older than a whole window of others that are, or than the newest of them allows. A window of the
+    most events that there are: late ones, put before it, may have the start of a shorter one lie further back.
     """
     times, offsets = _numbers(history.times), _numbers(history.offsets)
     places = [place for place, offset in enumerate(offsets) if offset < settled]
@@ -297,7 +318,7 @@ def _out_of_reach(history: History, rule: WindowRule, settled: int) -> int:
     leading = len(places)  # settled events before the first that is not
     if places[-1] >= leading:
         leading = next(place for place, offset in enumerate(offsets) if offset >= settled)
-    too_old = bisect_left(times, times[places[-1]] - rule.age_ms, hi=leading)
+    too_old = bisect_left(times, rule.oldest_ms(times[places[-1]]), hi=leading)
     return min(leading, max(too_old, len(places) - rule.events))
 
 
@@ -305,10 +326,11 @@ def _without(history: History, oldest: int) -> History:
     """`history` without so many of its oldest events."""
     if oldest == 0:
         return history
-    partition, last_offset, times, offsets, hashes, items, behaviors, categories = history
+    partition, last_offset, dropped, times, offsets, hashes, items, behaviors, categories = history
     return History(
         partition,
         last_offset,
+        dropped + oldest,
         times[NUMBER * oldest :],
         offsets[NUMBER * oldest :],
         hashes[NUMBER * oldest :],
@@ -318,11 +340,12 @@ def _without(history: History, oldest: int) -> History:
     )
 
 
-def _of_rows(partition: int, last_offset: int, entries: list[Entry]) -> History:
+def _of_rows(partition: int, last_offset: int, dropped: int, entries: list[Entry]) -> History:
     times, offsets, hashes, items, behaviors, categories = zip(*entries, strict=True) if entries else [()] * 6
     return History(
         partition,
         last_offset,
+        dropped,
         struct.pack(f"<{len(times)}q", *times),
         struct.pack(f"<{len(offsets)}q", *offsets),
         b"".join(hashes),
@@ -350,18 +373,20 @@ def _texts(column: bytes, last: int) -> Sequence[str | None]:
     return [text or None for text in texts] if END + END in column or column.startswith(END) else texts
 
 
-def _header(value: bytes) -> tuple[int, int, int, int, int, int]:
-    """What stands before the columns: partition, last offset, events, bytes of items, of behaviours and of categories."""
+def _header(value: bytes) -> tuple[int, int, int, int, int, int, int]:
+    """Where the columns begin, and what is said before: partition, last offset, events, bytes of items, of behaviours, dropped."""
+    layout = HEADERS.get(value[0]) if value else HEADER
+    if layout is None:
+        known = " and ".join(map(str, HEADERS))
+        raise HistoryError(f"stored history has schema {value[0]}, this version reads {known}")
     try:
-        schema, partition, last_offset, count, items, behaviors, categories = HEADER.unpack_from(value)
+        _, partition, last_offset, count, items, behaviors, categories, *rest = layout.unpack_from(value)
     except struct.error as error:
         raise HistoryError(f"stored history is damaged: {error}") from None
-    if schema != SCHEMA:
-        raise HistoryError(f"stored history has schema {schema}, this version reads {SCHEMA}")
-    end = HEADER.size + 3 * NUMBER * count + items + behaviors + categories
+    end = layout.size + 3 * NUMBER * count + items + behaviors + categories
     if end != len(value):
         raise HistoryError(f"stored history is damaged: {len(value)} bytes where {end} should be")
-    return partition, last_offset, count, items, behaviors, categories
+    return layout.size, partition, last_offset, count, items, behaviors, rest[0] if rest else 0
 
 
 def _check_texts(column: bytes, count: int) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, overload
 from zlib import crc32
 
-from model.window import Window, WindowRule
+from model.window import Step, Window, WindowRule
 from stream_app import history as histories
 from stream_app.dead_letters import dead_letter
 from stream_app.events import Erasure, Event, EventDecoder, Reason, Record, Rejected
@@ -80,6 +80,27 @@ class Windows(Sequence[Window]):
         request = self._requests[position]
         return histories.window(request.history, request.record.offset, self._rule)
 
+    def step(self, position: int) -> Step | None:
+        """See `model.window.Steps`; None for an event that is late or came again."""
+        record, event, before, history, outcome = self._requests[position]
+        offset = record.offset
+        if outcome is not FOLDED or history.newest_offset != offset:
+            return None
+        length = histories.window_length(history, offset, self._rule)
+        columns = (
+            event.user_id,
+            record.partition,
+            before.last_offset if before.times else -1,
+            offset,
+            history.dropped + history.length - length,
+            length,
+            event.item_id or None,
+            event.behavior,
+            event.category or None,
+            event.time_ms,
+        )
+        return new(Step, columns)
+
 
 @dataclass(slots=True)
 class Batch:
@@ -137,7 +158,7 @@ class HistoryCache:
             stored = self._load(user_id.encode())
             found = None if stored is None else histories.decode(stored)
         if found is None:
-            return new(History, (partition, -1, b"", b"", b"", b"", b"", b""))
+            return new(History, (partition, -1, 0, b"", b"", b"", b"", b"", b""))
         return found if found.partition == partition else histories.on_partition(found, partition)
 
     def peek(self, user_id: str) -> History | None:

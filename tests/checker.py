@@ -331,8 +331,13 @@ def _event(record: ConsumerRecord) -> dict[str, Any] | None:
 
 
 def _window(past: Past, rule: WindowRule) -> Columns:
-    last = sorted(past, key=lambda entry: entry[:2])[-rule.events :]
-    last = [entry for entry in last if entry[0] >= last[-1][0] - rule.age_ms]
+    ordered = sorted(past, key=lambda entry: entry[:2])
+    start = 0
+    while len(ordered) - start > rule.events:
+        start += rule.stride
+    oldest_ms = ordered[-1][0] - rule.age_ms
+    oldest_ms += -oldest_ms % rule.age_stride_ms
+    last = [entry for entry in ordered[start:] if entry[0] >= oldest_ms]
     return (
         tuple(event.get("item_id") for _, _, event in last),
         tuple(event["behavior"] for _, _, event in last),

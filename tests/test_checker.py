@@ -370,6 +370,19 @@ lives = st.lists(
 )
 
 
+@given(st.integers(1, 3), st.sampled_from([1, 20_000_000, 86_400_000]), st.lists(st.integers(-3, 9), max_size=20))
+def test_histories_under_a_rule_with_strides_are_right(stride: int, age_stride_ms: int, jumps: list[int]) -> None:
+    rule = WindowRule(events=3, age_ms=86_400_000, stride=stride, age_stride_ms=age_stride_ms)
+    events, kept, ms = [], history.History(0), 0
+    for offset, jump in enumerate(jumps):
+        ms += jump * 1_000_000
+        events.append(moment(offset, "anna", ms))
+        folded = Event("anna", "view", NOW_MS + ms, f"i{offset}")
+        kept = history.fold(kept, folded, offset, HistoryRule(rule, slack=1), offset)[0]
+        found = Topics(events=events, changelog=[record("changelog", 0, 0, b"anna", history.encode(kept))])
+        assert checker.wrong_states(found, rule, 3_600_000) == []
+
+
 @given(lives, st.sets(st.integers(0, 24)))
 def test_a_worker_that_drops_idle_users_at_any_moments_is_right(life: list[tuple[str, int]], sweeps: set[int]) -> None:
     events, kept, ms, newest_ms = [], dict[str, history.History](), 0, 0

@@ -76,6 +76,16 @@ def test_a_backbone_that_is_none_and_one_that_is(model: Path, tmp_path: Path) ->
     assert json.loads((out / "config.json").read_text())["backbone"] == "gru"
 
 
+def test_the_stride_of_windows_goes_into_the_manifest(model: Path, tmp_path: Path) -> None:
+    log, out = str(model.parent / "shop.jsonl"), tmp_path / "model"
+    assert "stride must be at most 50, got 51" in refusal("train", log, "--out", str(out), "--stride", "51", "-q")
+    done = nextmove("train", log, "--out", str(out), "--stride", "25", "--time-budget", "2", "-q")
+    assert done.returncode == 0, done.stderr
+    window = json.loads((out / "manifest.json").read_text())["window"]
+    assert (window["stride"], window["age_stride_ms"]) == (25, 30 * 86_400_000 * 25 // 50)
+    assert "the last 26 to 50 events" in (out / "README.md").read_text()
+
+
 def test_a_log_that_is_not_there_or_cut_off(tmp_path: Path) -> None:
     assert "nowhere.csv" in refusal("replay", str(tmp_path / "nowhere.csv"), "--to", "kafka", "--dry-run")
     cut = tmp_path / "cut.csv.gz"

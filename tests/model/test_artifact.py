@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import pytest
 from model import artifact
 from model.artifact import ArtifactError, load, publish, read_manifest, version_of
 from model.engine import Engine
+from model.window import DAY_MS, WindowRule
 
 
 @pytest.fixture
@@ -67,6 +69,27 @@ def test_a_changed_manifest(copy):
     document = json.loads(path.read_text())
     document["goal_horizon_ms"] += 1
     path.write_text(json.dumps(document))
+    refused(copy, "manifest.json was changed after it was written")
+
+
+def test_a_manifest_from_before_windows_had_strides_is_as_it_was(copy):
+    path = copy / "manifest.json"
+    document = json.loads(path.read_text())
+    assert document["window"].pop("stride") == document["window"].pop("age_stride_ms") == 1
+    body = msgspec.json.encode({**document, "version": ""}, order="deterministic")
+    assert hashlib.sha256(body).hexdigest()[:16] == document["version"]  # as versions were made then
+    path.write_text(json.dumps(document))
+    assert read_manifest(copy).window == WindowRule()
+
+
+def test_a_stride_is_part_of_the_version(copy):
+    before = read_manifest(copy).version
+    sign(copy, window=WindowRule().with_stride(25))
+    assert read_manifest(copy).window == WindowRule(stride=25, age_stride_ms=15 * DAY_MS)
+    assert read_manifest(copy).version != before
+    document = json.loads((copy / "manifest.json").read_text())
+    document["window"]["stride"] = 1
+    (copy / "manifest.json").write_text(json.dumps(document))
     refused(copy, "manifest.json was changed after it was written")
 
 

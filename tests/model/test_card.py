@@ -4,6 +4,7 @@ import pytest
 from model.artifact import Compared, read_manifest
 from model.calibration import Calibration, Effect
 from model.card import LICENCE, LIMITS, card, facts, moment
+from model.window import WindowRule
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,12 @@ def test_use_limits_and_licence_are_always_there(manifest):
     assert LICENCE[1:] in text
     assert "## Intended use" in text
     assert dict(facts(manifest))["learned from"] == "1,600 events of 40 users"
+
+
+@pytest.mark.parametrize(("stride", "told"), [(1, "the last 50 events, "), (25, "the last 26 to 50 events, ")])
+def test_a_window_is_as_long_as_its_rule_allows(manifest, stride, told):
+    window = WindowRule().with_stride(stride)
+    assert dict(facts(msgspec.structs.replace(manifest, window=window)))["window"].startswith(told)
 
 
 def test_a_moment_no_calendar_knows_is_a_number():

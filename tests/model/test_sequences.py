@@ -60,20 +60,50 @@ def test_a_window_is_the_last_events_not_too_old():
     assert (list(window.items), list(window.times_ms)) == (["i2", "i3"], [20, 30])
 
 
+def test_with_a_stride_events_are_counted_from_the_users_first_one_of_the_table():
+    data = sequences(frame([("a", time) for time in range(5)] + [("b", time) for time in range(6)]))
+    starts = data.window_starts(np.arange(11), WindowRule(events=4, stride=2))
+    assert starts.tolist() == [0, 0, 0, 0, 2, *(5 + start for start in (0, 0, 0, 0, 2, 2))]
+    old = data.window_starts(np.arange(5), WindowRule(events=4, stride=2, age_ms=4, age_stride_ms=3))
+    assert old.tolist() == [0, 0, 0, 0, 2]
+    assert data.window_starts(np.array([4]), WindowRule(age_ms=3, age_stride_ms=3)).tolist() == [3]
+
+
+@st.composite
+def window_rules(draw):
+    events, age_ms = draw(st.integers(1, 7)), draw(st.integers(1, 50))
+    strides = draw(st.booleans())
+    return WindowRule(
+        events=events,
+        age_ms=age_ms,
+        stride=draw(st.integers(1, events)) if strides else 1,
+        age_stride_ms=draw(st.integers(1, age_ms)) if strides else 1,
+    )
+
+
 lives = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40)), min_size=1, max_size=40)
 
 
-@given(lives, st.integers(1, 7), st.integers(1, 50), st.integers(0, 9), st.floats(0.1, 1))
-def test_every_learning_event_learns_once_inside_its_own_window(rows, events, age, offset, share):
+@given(lives, window_rules())
+def test_a_window_starts_where_the_rule_says(rows, rule):
     data = sequences(frame(rows))
-    rule = WindowRule(events=events, age_ms=age)
+    starts = data.window_starts(np.arange(len(data)), rule).tolist()
+    for last, (start, first) in enumerate(zip(starts, data.first.tolist(), strict=True)):
+        places = range(first + rule.first(last + 1 - first), last + 1)
+        oldest_ms = rule.oldest_ms(int(data.times_ms[last]))
+        assert start == next(place for place in places if data.times_ms[place] >= oldest_ms)
+
+
+@given(lives, window_rules(), st.integers(0, 9), st.floats(0.1, 1), st.sampled_from([0.5, 0.3, 0.8]))
+def test_every_learning_event_learns_once_inside_its_own_window(rows, rule, offset, share, overlap):
+    data = sequences(frame(rows))
     until = max(1, int(len(rows) * share))
-    starts, lengths, begins = chunks(data, until, rule, offset)
+    starts, lengths, begins = chunks(data, until, rule, offset, overlap)
     learned = np.zeros(len(rows), np.int64)
     for start, length, begin in zip(starts, lengths, begins, strict=True):
         end = start + length - 1
         assert start <= begin <= end
-        assert length <= events
+        assert length <= rule.events
         assert data.users[start] == data.users[end]
         learned[begin : end + 1] += 1
         own = data.window_starts(np.arange(begin, end + 1), rule)
@@ -86,6 +116,39 @@ def test_a_long_life_learns_with_at_least_half_a_window():
     starts, _, begins = chunks(data, 100, WindowRule(events=10), 3)
     seen = (begins - starts)[begins >= 10]
     assert seen.min() == 10 // 2
+
+
+@given(lives, window_rules(), st.integers(0, 9), st.floats(0.1, 1))
+def test_without_overlap_every_event_learns_inside_its_own_window(rows, rule, offset, share):
+    data = sequences(frame(rows))
+    starts, lengths, begins = chunks(data, max(1, int(len(rows) * share)), rule, offset, overlap=0)
+    learned = np.zeros(len(rows), np.int64)
+    for start, length in zip(starts, lengths, strict=True):
+        learned[start : start + length] += 1
+        assert data.window_starts(np.array([start + length - 1]), rule)[0] == start
+    assert (begins == starts).all()
+    assert ((learned > 0) == (data.order < max(1, int(len(rows) * share)))).all()
+
+
+@pytest.mark.parametrize(("events", "stride"), [(10, 5), (11, 5), (10, 7), (10, 10), (50, 25)])
+def test_with_a_stride_of_what_learns_each_event_has_the_window_of_serving(events, stride):
+    data = sequences(frame([("a", time) for time in range(130)] + [("b", time) for time in range(7)]))
+    rule = WindowRule(events=events, stride=stride)
+    for offset in range(12):
+        starts, lengths, begins = chunks(data, len(data), rule, offset)
+        assert len(starts) == len(chunks(data, len(data), rule, 0)[0])
+        for start, length, begin in zip(starts, lengths, begins, strict=True):
+            served = data.window_starts(np.arange(begin, start + length), rule)
+            assert set(served.tolist()) == {start}
+
+
+@pytest.mark.parametrize("stride", [2, 3, 4])
+def test_with_a_small_stride_stretches_are_as_full_as_without(stride):
+    data = sequences(frame([("a", time) for time in range(100)]))
+    for offset in range(12):
+        starts, lengths, begins = chunks(data, 100, WindowRule(events=10, stride=stride), offset)
+        assert (lengths[begins >= 10][:-1] == 10).all()
+        assert (begins - starts)[begins >= 10].min() >= 10 // 2
 
 
 def test_without_overlap_a_short_life_is_one_stretch_and_all_of_every_stretch_learns():

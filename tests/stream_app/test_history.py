@@ -2,18 +2,21 @@
 and a codec that any bytes may meet.
 """
 
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from model.sequences import Sequences
 from model.window import Window, WindowRule
 from stream_app import history as histories
 from stream_app.events import Event
-from stream_app.history import END, HEADER, NO_ID, SCHEMA, Entry, History, HistoryError, HistoryRule, Outcome
+from stream_app.history import END, HEADER, HEADERS, NO_ID, SCHEMA, Entry, History, HistoryError, HistoryRule, Outcome
 
 START_MS = 1_750_000_000_000
 EMPTY = Window([], [], [], ())
@@ -24,8 +27,12 @@ def event(time: int, item: str | None = None, event_id: str | None = None) -> Ev
     return Event("u", "view", START_MS + time, item or f"i{time}", None, event_id)
 
 
-def rule(events: int = 3, age: int = 1000, slack: int = 2, lateness: int = 500) -> HistoryRule:
-    return HistoryRule(WindowRule(events=events, age_ms=age), lateness, slack)
+def rule(
+    events: int = 3, age: int = 1000, slack: int = 2, lateness: int = 500, stride: int = 1, age_stride: int = 1
+) -> HistoryRule:
+    """The strides are cut to what there is."""
+    strides = {"stride": min(stride, events), "age_stride_ms": min(age_stride, age)}
+    return HistoryRule(WindowRule(events=events, age_ms=age, **strides), lateness, slack)
 
 
 class Step(NamedTuple):
@@ -59,9 +66,19 @@ def times(window: Window) -> list[int]:
 # The model: keep all, sort, cut
 
 
+def in_reach(folded: Sequence[tuple[int, Event]], rule: WindowRule) -> list[Event]:
+    ordered = [event_ for _, event_ in sorted(folded, key=lambda record: (record[1].time_ms, record[0]))]
+    start = 0
+    while len(ordered) - start > rule.events:
+        start += rule.stride
+    oldest_ms = max((event_.time_ms for event_ in ordered), default=0) - rule.age_ms
+    while oldest_ms % rule.age_stride_ms:
+        oldest_ms += 1
+    return [event_ for event_ in ordered[start:] if event_.time_ms >= oldest_ms]
+
+
 def naive_window(folded: Sequence[tuple[int, Event]], rule: WindowRule) -> Window:
-    ordered = sorted(folded, key=lambda record: (record[1].time_ms, record[0]))[-rule.events :]
-    kept = [event_ for _, event_ in ordered if event_.time_ms >= ordered[-1][1].time_ms - rule.age_ms]
+    kept = in_reach(folded, rule)
     return Window(
         [event_.item_id for event_ in kept],
         [event_.behavior for event_ in kept],
@@ -76,9 +93,12 @@ rules = st.builds(
     age=st.integers(1, 60),
     slack=st.integers(1, 5),
     lateness=st.integers(0, 80),
+    stride=st.just(1) | st.integers(1, 5),
+    age_stride=st.just(1) | st.integers(1, 60),
 )
 restless = st.integers(-60, 60) | st.integers(0, 20) | st.sampled_from([0, 100, -100])
 steady = st.integers(0, 4)
+backwards = st.sampled_from([20, 20, -15, -30])
 ids = st.none() | st.sampled_from(["a", "b", "c"])
 items = st.sampled_from([None, "x", "y"])
 
@@ -102,7 +122,7 @@ def streams(
 
 
 @settings(max_examples=250)
-@given(streams(), rules, st.data())
+@given(streams() | streams(moves=backwards), rules, st.data())
 def test_the_fold_agrees_with_keeping_everything(
     records: list[tuple[int, Event]], rule: HistoryRule, data: st.DataObject
 ) -> None:
@@ -111,9 +131,7 @@ def test_the_fold_agrees_with_keeping_everything(
     for offset, event_ in records:
         watermark = max((past.time_ms for _, past in folded), default=None)
         late = watermark is not None and event_.time_ms < watermark - rule.lateness_ms
-        newest = sorted(folded, key=lambda record: (record[1].time_ms, record[0]))[-rule.window.events :]
-        reach = watermark is not None and watermark - rule.window.age_ms
-        ids_in_window = {past.event_id for _, past in newest if past.time_ms >= reach} - {None}
+        ids_in_window = {past.event_id for past in in_reach(folded, rule.window)} - {None}
         settled = data.draw(st.sampled_from([settled, offset, offset + 1]))
 
         before = history
@@ -130,6 +148,37 @@ def test_the_fold_agrees_with_keeping_everything(
         assert histories.window(history, offset, rule.window) == naive_window(folded, rule.window)
         assert history.watermark_ms == max((past.time_ms for _, past in folded), default=None)
         assert len(history.entries) == history.length
+        assert history.dropped + history.length == len(folded)
+
+
+@given(streams(ids=st.none(), moves=backwards), rules, st.data())
+def test_a_window_is_that_of_the_same_events_in_a_log(
+    records: list[tuple[int, Event]], rule: HistoryRule, data: st.DataObject
+) -> None:
+    """Training and evaluation cut what the stream cuts, however late events came."""
+    history, folded, settled = History(0), list[tuple[int, Event]](), 0
+    for offset, event_ in records:
+        settled = data.draw(st.sampled_from([settled, offset, offset + 1]))
+        history, outcome = histories.fold(history, event_, offset, rule, settled)
+        if outcome is Outcome.FOLDED:
+            folded.append((offset, event_))
+            log = in_a_log(event_ for _, event_ in sorted(folded, key=lambda record: record[1].time_ms))
+            window = log.window(len(folded) - 1, rule.window)
+            assert window._replace(times_ms=tuple(window.times_ms)) == histories.window(history, offset, rule.window)
+
+
+def in_a_log(events: Iterable[Event]) -> Sequences:
+    """One user's events in the order of a log."""
+    life = list(events)
+    return Sequences(
+        users=np.zeros(len(life), np.int64),
+        times_ms=np.array([event_.time_ms for event_ in life]),
+        order=np.arange(len(life)),
+        items=[event_.item_id for event_ in life],
+        behaviors=[event_.behavior for event_ in life],
+        categories=[event_.category for event_ in life],
+        first=np.zeros(len(life), np.int64),
+    )
 
 
 @settings(max_examples=250)
@@ -272,7 +321,14 @@ def slowly(history: History, event: Event, offset: int, rule: HistoryRule, settl
     return histories._fold_slowly(history, event, offset, event_hash, rule, settled)
 
 
-wide_rules = st.builds(rule, events=st.integers(1, 5), age=st.integers(60, 200), slack=st.integers(1, 5))
+wide_rules = st.builds(
+    rule,
+    events=st.integers(1, 5),
+    age=st.integers(60, 200),
+    slack=st.integers(1, 5),
+    stride=st.integers(1, 5),
+    age_stride=st.integers(1, 200),
+)
 
 
 @settings(max_examples=250)
@@ -316,6 +372,7 @@ def test_a_rule_may_become_tighter(records: list[tuple[int, Event]], pair: tuple
         events=min(one.window.events, other.window.events),
         age=min(one.window.age_ms, other.window.age_ms),
         slack=min(one.slack, other.slack),
+        stride=min(one.window.stride, other.window.stride),
     )
     half = len(records) // 2
     history, before = run(History(0), records[:half], wide)
@@ -356,7 +413,7 @@ def test_a_repeat_is_a_whole_hash_and_not_the_end_of_one_with_the_start_of_the_n
     try:
         history = History(0)
         for offset, event_ in records:
-            hashes = [entry.event_hash for entry in histories._in_window(history.entries, rule.window)]
+            hashes = [entry.event_hash for entry in histories._in_window(history.entries, history.dropped, rule.window)]
             repeats = event_.event_id is not None and event_.event_id.encode() in hashes
             after, outcome = histories.fold(history, event_, offset, rule, ALL)
             assert outcome is (Outcome.REPEAT if repeats else Outcome.FOLDED)
@@ -429,6 +486,44 @@ def test_an_empty_history_has_an_empty_window() -> None:
 def test_the_ring_holds_a_settled_window_and_all_that_is_not_settled(settled: int, kept: range) -> None:
     history, _ = run(History(0), enumerate(map(event, range(10))), rule(events=3, slack=1), settled)
     assert [entry.offset for entry in history.entries] == [*kept]
+
+
+def test_with_a_stride_the_start_stays_until_so_many_events_leave_together() -> None:
+    strided = rule(events=4, slack=1, stride=2)
+    history, steps = run(History(0), enumerate(map(event, range(10))), strided)
+    seen = [
+        [0],
+        [0, 1],
+        [0, 1, 2],
+        [0, 1, 2, 3],
+        [2, 3, 4],
+        [2, 3, 4, 5],
+        [4, 5, 6],
+        [4, 5, 6, 7],
+        [6, 7, 8],
+        [6, 7, 8, 9],
+    ]
+    assert [times(step.window) for step in steps] == seen
+    assert (history.dropped, history.length) == (6, 4)
+
+
+def test_with_a_stride_late_events_may_need_more_than_a_window_shows() -> None:
+    """The window of nine events begins with the seventh; with a late one it begins with what was the sixth."""
+    strided = rule(events=4, slack=1, stride=2)
+    history, _ = run(History(0), enumerate(map(event, range(0, 90, 10))), strided)
+    assert times(histories.window(history, 8, strided.window)) == [60, 70, 80]
+    history, _ = run(history, [(9, event(5))], strided)
+    assert times(histories.window(history, 9, strided.window)) == [50, 60, 70, 80]
+
+
+def test_with_an_age_stride_events_leave_at_whole_multiples() -> None:
+    strided = rule(events=9, age=100, age_stride=50, slack=1).window
+    assert START_MS % 50 == 0
+    history, _ = run(History(0), enumerate(map(event, [0, 40, 60, 100])), HistoryRule(strided))
+    assert times(histories.window(history, 3, strided)) == [0, 40, 60, 100]
+    for newest in (101, 150):
+        later, _ = run(history, [(4, event(newest))], HistoryRule(strided))
+        assert times(histories.window(later, 4, strided)) == [60, 100, newest]
 
 
 def test_a_late_event_that_is_not_settled_keeps_what_lies_before_it() -> None:
@@ -509,7 +604,7 @@ def test_what_had_happened_by_a_time(records: list[tuple[int, Event]], rule: His
     time_ms = (history.watermark_ms or START_MS) - back
     past = histories.until(history, time_ms)
     assert past.entries == [entry for entry in history.entries if entry.time_ms <= time_ms]
-    assert (past.partition, past.last_offset) == (history.partition, history.last_offset)
+    assert past[:3] == (history.partition, history.last_offset, history.dropped)
     assert histories.decode(histories.encode(past)) == past
     if back <= 0:
         assert past == history
@@ -526,7 +621,7 @@ def test_on_another_partition_the_events_stay_and_offsets_start_again(
     window = histories.window(history, 10**9, rule.window)
     moved = histories.on_partition(history, 1)
     assert (moved.partition, moved.last_offset) == (1, -1)
-    assert moved.watermark_ms == history.watermark_ms
+    assert (moved.watermark_ms, moved.dropped) == (history.watermark_ms, history.dropped)
     assert histories.window(moved, -1, rule.window) == histories.window(moved, 0, rule.window) == window
     assert histories.decode(histories.encode(moved)) == moved
     assert histories.on_partition(history, 0) is history
@@ -596,12 +691,34 @@ def test_a_history_of_fifty_events_takes_less_than_four_kilobytes() -> None:
     )
     assert history.length == 65
     row = 8 + 8 + 8 + len("add_to_cart") + 1 + len("item-00000000") + 1 + len("category-0") + 1
-    assert len(histories.encode(history)) == 1 + 4 + 8 + 2 + 3 * 4 + 65 * row < 4096 + 15 * row
+    assert len(histories.encode(history)) == 1 + 4 + 8 + 2 + 3 * 4 + 8 + 65 * row < 4096 + 15 * row
 
 
 def _stored() -> bytes:
     events = [Event("u", "view", START_MS + n, f"語{n}", None if n % 2 else "c", f"e{n}") for n in range(4)]
     return histories.encode(run(History(3), enumerate(events), rule(events=4))[0])
+
+
+def _as_of_schema_2(history: History) -> bytes:
+    texts = history.items, history.behaviors, history.categories
+    numbers = 2, history.partition, history.last_offset, history.length
+    header = struct.pack("<BiqHIII", *numbers, *map(len, texts))
+    return b"".join((header, history.times, history.offsets, history.hashes, *texts))
+
+
+@given(streams(), rules)
+def test_what_was_stored_before_dropped_events_were_counted_is_read(
+    records: list[tuple[int, Event]], rule: HistoryRule
+) -> None:
+    history, _ = run(History(0), records, rule)
+    stored = _as_of_schema_2(history)
+    assert histories.decode(stored) == history._replace(dropped=0)
+    assert histories.last_event_ms(stored) == (history.watermark_ms or 0)
+    for value in (stored, histories.encode(history)):
+        assert histories.newest_at_a_glance(value) == (0, history.watermark_ms or 0) or not history.length
+    for length in (*range(HEADERS[2].size), len(stored) - 1):
+        with pytest.raises(HistoryError, match="damaged"):
+            histories.decode(stored[:length])
 
 
 def test_a_truncated_history_is_refused_at_every_length() -> None:
@@ -619,10 +736,10 @@ def test_bytes_behind_the_last_event_are_refused() -> None:
             read(stored + b"\x00")
 
 
-@pytest.mark.parametrize("schema", [0, 1, 3, 255])
+@pytest.mark.parametrize("schema", [0, 1, 4, 255])
 def test_another_schema_is_refused_by_name(schema: int) -> None:
     for read in (histories.decode, histories.last_event_ms):
-        with pytest.raises(HistoryError, match=f"schema {schema}, this version reads 2"):
+        with pytest.raises(HistoryError, match=f"schema {schema}, this version reads 2 and 3"):
             read(bytes([schema]) + _stored()[1:])
 
 
@@ -651,9 +768,9 @@ def decode_or_refuse(value: bytes) -> History | None:
     return None
 
 
-def value_of(count: int, numbers: bytes, items: bytes, behaviors: bytes, categories: bytes) -> bytes:
+def value_of(count: int, numbers: bytes, items: bytes, behaviors: bytes, categories: bytes, dropped: int = 0) -> bytes:
     """A stored history whose header agrees with its length."""
-    header = HEADER.pack(SCHEMA, 0, 0, count, len(items), len(behaviors), len(categories))
+    header = HEADER.pack(SCHEMA, 0, 0, count, len(items), len(behaviors), len(categories), dropped)
     return header + numbers + items + behaviors + categories
 
 
@@ -669,7 +786,7 @@ def well_formed(draw: st.DrawFn, *, sound: bool = False) -> bytes:
     columns = [b"".join(text + END for text in draw(texts)) for _ in range(3)]
     if not sound and draw(st.booleans()):
         columns[0] = draw(st.binary(max_size=6))
-    return value_of(count, numbers, *columns)
+    return value_of(count, numbers, *columns, draw(st.integers(0, 9) | st.just(2**64 - 1)))
 
 
 @settings(max_examples=300)

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.forecast import Forecast, Item
-from model.window import Window, WindowRule
+from model.window import Step, Steps, Window, WindowRule
 from stream_app import behaviors, predictions
 from stream_app import history as histories
 from stream_app.agent import Prepared
 from stream_app.events import Event, EventDecoder, Reason, Rejected
-from stream_app.history import History, HistoryRule, Outcome
+from stream_app.history import NO_ID, Entry, History, HistoryRule, Outcome
 from stream_app.intake import Chunk, ChunkLimits, chunks
-from stream_app.pipeline import Batch, EngineFailed, HistoryCache, Outputs, Pipeline, Windows, _repeat_rank
+from stream_app.pipeline import Batch, EngineFailed, HistoryCache, Outputs, Pipeline, Request, Windows, _repeat_rank
 from stream_app.predictions import Message, Prediction
 from stream_app.scoring import K
 from tests.stream_app.records import NOW_MS, FakeRecord, event_record, json_record
@@ -547,7 +547,146 @@ def test_every_record_of_a_batch_ends_in_one_place(records: list[FakeRecord]) ->
     assert ids == [f"user-events-0-{record.offset}" for record, _ in outputs.predictions]
 
 
-def pure_fold(records: Iterable[FakeRecord]) -> Table:
+# Windows as steps
+
+strides = st.builds(
+    lambda events, stride, age_stride_ms: WindowRule(events, 1000, stride=min(stride, events), age_stride_ms=age_stride_ms),
+    st.integers(1, 5), st.integers(1, 5), st.sampled_from([1, 400, 1000]),
+)  # fmt: skip
+Rows = list[tuple[str | None, str, str | None, int]]
+
+
+def rows(window: Window) -> Rows:
+    return list(zip(*window, strict=True))
+
+
+class Kept:
+    """Every window that was a step, as somebody might have kept states for it, with no idea of what was erased or came again."""
+
+    def __init__(self) -> None:
+        self.windows: dict[tuple[str, int, int, int], Rows] = {}  # by user, partition, offset, start
+        self.appended = 0  # steps that were known windows and one event
+
+    def look(self, windows: Windows, requests: Sequence[Request]) -> None:
+        """Each window must be what a step says of it."""
+        for position, (window, request) in enumerate(zip(windows, requests, strict=True)):
+            step = windows.step(position)
+            if step is None:
+                assert request.outcome is not Outcome.FOLDED or request.history.entries[-1] != _entry(request)
+                continue
+            assert (step.user_id, step.partition, step.offset) == (request.event.user_id, *request.record[1:3])
+            assert step.length == len(window.times_ms)
+            newest = (step.item, step.behavior, step.category, step.time_ms)
+            assert newest == rows(window)[-1]
+            before = self.windows.get((step.user_id, step.partition, step.before, step.start))
+            if before is not None:
+                self.appended += 1
+                assert [*before, newest] == rows(window)
+            self.windows[step.user_id, step.partition, step.offset, step.start] = rows(window)
+
+
+def _entry(request: Request) -> Entry:
+    event = request.event
+    hash_ = NO_ID if event.event_id is None else histories.hash_event_id(event.event_id)
+    return Entry(event.time_ms, request.record.offset, hash_, event.item_id, event.behavior, event.category)
+
+
+@st.composite
+def back_and_forth(draw: st.DrawFn) -> list[FakeRecord]:
+    """One user's records, every third or so of them late, and some that repeat another."""
+    records, time_ms = [], NOW_MS
+    for offset, jump in enumerate(draw(st.lists(st.sampled_from([100, 100, 150, -120]), max_size=20))):
+        time_ms += jump
+        event_id = draw(st.none() | st.none() | st.sampled_from("ef"))
+        records.append(event_record("a", offset, time_ms, item_id=f"i{offset}", event_id=event_id))
+    return [record._replace(timestamp=NOW_MS + 10**6) for record in records]
+
+
+@settings(max_examples=200)
+@given(partitions() | back_and_forth(), strides, st.data())
+def test_a_step_is_a_window_that_came_before_and_one_event(
+    records: list[FakeRecord], rule: WindowRule, data: st.DataObject
+) -> None:
+    """Late, repeated and erased as events may be, and whatever comes again after a crash."""
+    kept, table, committed, crashes = Kept(), Table(), 0, 0
+    steps = pipeline(table, Echo(rule))
+    while committed < len(records):
+        until = data.draw(st.integers(committed + 1, len(records)))
+        changes = []
+        for record in records[committed:until]:
+            events, batch = steps.decode([record])
+            steps.fold(events, batch, records[committed].offset)
+            kept.look(steps.windows([batch]), batch.requests)
+            changes.append(steps.conclude(batch, steps.infer(steps.windows([batch]))))
+        if crashes < 3 and data.draw(st.booleans()):
+            crashes += 1
+            for outputs in changes[: data.draw(st.integers(0, len(changes)))]:
+                apply(table, outputs)
+            steps = pipeline(table, Echo(rule))
+        else:
+            committed = until
+            for outputs in changes:
+                apply(table, outputs)
+
+
+@given(partitions() | back_and_forth(), strides, st.lists(st.integers(0, 1), min_size=25, max_size=25))
+def test_a_step_belongs_to_one_partition(records: list[FakeRecord], rule: WindowRule, places: list[int]) -> None:
+    kept, steps = Kept(), pipeline(predictor=Echo(rule))
+    for record, partition in zip(records, places, strict=False):
+        batch = steps.fold(*steps.decode([record._replace(partition=partition)]), 0)
+        kept.look(steps.windows([batch]), batch.requests)
+
+
+@given(strides, st.integers(0, 30))
+def test_a_user_in_order_needs_a_whole_window_only_where_its_start_moves(rule: WindowRule, events: int) -> None:
+    steps, kept = pipeline(predictor=Echo(rule)), Kept()
+    batch = steps.fold(*steps.decode(event_record("u", n, item_id=f"i{n}") for n in range(events)), 0)
+    windows = steps.windows([batch])
+    assert isinstance(windows, Steps)
+    kept.look(windows, batch.requests)
+    starts = [rule.first(count) for count in range(1, events + 1)]
+    assert kept.appended == sum(start == before for before, start in pairwise(starts))
+    for position in range(events):
+        step = windows[position:].step(0)
+        assert step is not None
+        assert (step.before, step.start, step.length) == (
+            position - 1,
+            starts[position],
+            position + 1 - starts[position],
+        )
+
+
+def test_which_windows_are_steps_by_hand() -> None:
+    rule = WindowRule(events=4, age_ms=1000, stride=2)
+    steps = pipeline(predictor=Echo(rule))
+    late, repeat, erased = NOW_MS - 1, {"event_id": "e"}, FakeRecord(offset=7, key=b"u")
+    life = [event_record("u", n, NOW_MS + n, item_id=f"i{n}") for n in range(3)]
+    life += [
+        event_record("u", 3, late),
+        event_record("u", 4, NOW_MS + 4, **repeat),
+        event_record("u", 5, NOW_MS + 5, **repeat),
+    ]
+    life += [event_record("u", 6, NOW_MS + 6), erased, event_record("u", 8, NOW_MS + 8)]
+    found = []
+    for record in [*life, life[-1], event_record("u", 1, NOW_MS + 9)._replace(partition=1)]:
+        batch = steps.fold(*steps.decode([record]), 0)
+        found += [steps.windows([batch]).step(position) for position in range(len(batch.requests))]
+    assert [step and (step.before, step.start, step.length) for step in found] == [
+        (-1, 0, 1),
+        (0, 0, 2),
+        (1, 0, 3),
+        None,  # late
+        (3, 2, 3),
+        None,  # a repeat
+        (4, 2, 4),
+        (-1, 0, 1),  # a new life
+        None,  # came again
+        (-1, 0, 2),  # on another partition
+    ]
+    assert found[1] == Step("u", 0, 0, 1, 0, 2, "i1", "view", None, NOW_MS + 1)
+
+
+def pure_fold(records: Iterable[FakeRecord], rule: HistoryRule = RULE) -> Table:
     """What an independent checker computes: each user's events folded one by one, with no batches and no crashes."""
     decoder, users = EventDecoder(BEHAVIORS), dict[str, History]()
     for record in records:
@@ -557,17 +696,17 @@ def pure_fold(records: Iterable[FakeRecord]) -> Table:
             continue
         if isinstance(event, Event):
             before = users.get(event.user_id, History(0))
-            users[event.user_id] = histories.fold(before, event, record.offset, RULE, record.offset)[0]
+            users[event.user_id] = histories.fold(before, event, record.offset, rule, record.offset)[0]
         else:
             users.pop(event.user_id, None)
     return {user.encode(): histories.encode(history) for user, history in users.items()}
 
 
-def shown(table: Table) -> dict[bytes, tuple[int, int, Window]]:
+def shown(table: Table, rule: HistoryRule = RULE) -> dict[bytes, tuple[int, int, Window]]:
     """What matters of the histories in a table; how much more each of them keeps depends on what was settled when."""
     kept = {user: histories.decode(value) for user, value in table.items()}
     return {
-        user: (history.partition, history.last_offset, histories.window(history, history.last_offset, RULE.window))
+        user: (history.partition, history.last_offset, histories.window(history, history.last_offset, rule.window))
         for user, history in kept.items()
     }
 
@@ -635,16 +774,16 @@ def prepared(chunk: Chunk, batch: Batch) -> Prepared:
 
 
 @settings(max_examples=200)
-@given(partitions(), st.data())
+@given(partitions(), st.just(RULE.window) | strides, st.data())
 def test_after_any_crashes_every_record_has_one_answer_and_every_user_one_history(
-    records: list[FakeRecord], data: st.DataObject
+    records: list[FakeRecord], window: WindowRule, data: st.DataObject
 ) -> None:
     """Crashes fall anywhere between the deliveries of a chunk; then the worker starts from the changelog and the commit.
 
     A chunk may be delivered while the one before it is not committed, where the agent says so.
     """
-    topics, committed, crashes = Topics(), 0, 0
-    steps = pipeline(topics.changelog)
+    topics, committed, crashes, rule = Topics(), 0, 0, RULE._replace(window=window)
+    steps = pipeline(topics.changelog, Echo(window))
     last: Prepared | None = None  # delivered, and not committed
     while committed < len(records):
         limits = replace(LIMITS, records=data.draw(st.integers(1, 12)))
@@ -660,7 +799,7 @@ def test_after_any_crashes_every_record_has_one_answer_and_every_user_one_histor
         topics.produce(outputs, lambda crashing=crashing: not crashing or data.draw(st.booleans()))
         if crashing:
             crashes += 1
-            steps, last = pipeline(topics.changelog), None
+            steps, last = pipeline(topics.changelog, Echo(window)), None
             continue
         if last is not None:
             committed += len(last.records)
@@ -670,8 +809,8 @@ def test_after_any_crashes_every_record_has_one_answer_and_every_user_one_histor
     assert answered | refused == {record.offset for record in records}
     assert answered.isdisjoint(refused)
     assert all(len(values) == 1 for values in (*topics.predictions.values(), *topics.letters.values()))
-    assert shown(topics.changelog) == shown(pure_fold(records))
-    smooth = [run(one, [record])[1] for one in [pipeline()] for record in records]
+    assert shown(topics.changelog, rule) == shown(pure_fold(records, rule), rule)
+    smooth = [run(one, [record])[1] for one in [pipeline(predictor=Echo(window))] for record in records]
     expected = {record.offset: {message.value} for outputs in smooth for record, message in outputs.predictions}
     assert topics.predictions == expected
 
