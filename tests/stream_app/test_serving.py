@@ -43,7 +43,7 @@ def test_a_file_that_holds_the_path_of_a_model(tmp_path: Path) -> None:
 def test_a_successor_changes_no_number_of_threads_and_is_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published(tmp_path / "model", untrained())
     warmed: list[Engine] = []
-    monkeypatch.setattr(Engine, "warm", warmed.append)
+    monkeypatch.setattr(Engine, "warm", lambda engine: warmed.append(engine))
     before = torch.get_num_threads()
     engine = load_successor(tmp_path / "model", Settings(device="cpu", threads=before + 1, top_k=3))
     assert (engine.top_k, warmed, torch.get_num_threads()) == (3, [engine], before)
