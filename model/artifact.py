@@ -259,6 +259,8 @@ def _load_model(directory: Path, vocabulary: Vocabulary) -> NextMoveModel:
     if any(report.values()):
         raise ArtifactError(f"{directory}: the weights do not fit this program's network; train again")
     fitting: NextMoveModel = model
+    for tensor in (*fitting.parameters(), *fitting.buffers()):
+        tensor.data = tensor.data.clone()  # out of the file's mapping: who overwrites it would change a model at work
     return fitting
 
 

@@ -111,6 +111,12 @@ class Engine:
                 f"model {self.version} does not reproduce its golden answers on {self.device}: off by {worst:.2g}"
             )
 
+    def warm(self) -> None:
+        """Predict once in each width of batch, so that no batch is the first of its shape. Raises NotFinite."""
+        name = self.behaviors[0]
+        widths = (*self._widths, self.window.events)
+        self.predict([Window([None] * width, [name] * width, [None] * width, [0] * width) for width in widths])
+
     def predict(self, windows: Sequence[Window], top_k: int | None = None) -> list[Forecast]:
         """One forecast per window, in order. Longer windows than the rule are cut; an empty one is a ValueError.
 

@@ -33,7 +33,7 @@ from stream_app.dead_letters import dead_letter, without_value
 from stream_app.events import Reason, Record, Rejected
 from stream_app.intake import Chunk, ChunkOrder
 from stream_app.observations import BatchReport, Observer
-from stream_app.pipeline import Batch, Outputs, Pipeline
+from stream_app.pipeline import Batch, Outputs, Pipeline, Predictor
 from stream_app.predictions import Forecast, Header, Message
 from stream_app.producing import Deliveries
 from stream_app.settings import Settings
@@ -129,6 +129,7 @@ class PredictionAgent:
         self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
         self._in_work: list[TakenUp] = []  # in steps 4 to 7
         self._taken_up = asyncio.Event()
+        self._one_model = asyncio.Lock()  # held while chunks are in steps 4 and 5: one model answers and encodes them
 
     @property
     def working_s(self) -> float:
@@ -141,6 +142,11 @@ class PredictionAgent:
             self._taken_up.clear()
             with suppress(TimeoutError):  # Faust may have dropped some
                 await asyncio.wait_for(self._taken_up.wait(), MOVING_S)
+
+    async def swap(self, predictor: Predictor) -> None:
+        """Another model answers from the next chunks on; those on the device keep theirs. Raises ValueError."""
+        async with self._one_model:
+            self._pipeline.swap(predictor)
 
     def forget_partitions(self) -> None:
         """Partitions have moved: nothing that was folded before may leave any more."""
@@ -189,7 +195,8 @@ class PredictionAgent:
                 taken_up = TakenUp(monotonic(), len(together))
                 self._in_work.append(taken_up)
                 self._taken_up.set()
-                outputs = await self._answer(together, lambda: [*held, *_all_of(prepared)])
+                async with self._one_model:
+                    outputs = await self._answer(together, lambda: [*held, *_all_of(prepared)])
                 await answered.put(Answered(together, outputs, taken_up))
 
     async def _answer(self, together: list[Prepared], waiting: Callable[[], list[Prepared]]) -> list[Outputs]:

@@ -33,6 +33,7 @@ app.on_worker_init.connect(worker.prepare)  # model loaded, topics checked: befo
 app.on_partitions_revoked.connect(worker.forget_partitions)
 app.on_partitions_assigned.connect(worker.meet_partitions)  # type: ignore[arg-type]  # called with what was assigned
 app.timer(garbage.INTERVAL_S, name="garbage")(worker.collect_garbage)
+app.task(worker.watch_model)
 
 
 @app.agent(events, name="predict")

@@ -37,7 +37,9 @@ notes = Console(stderr=True)  # what is said beside the result
 Logs = Annotated[list[Path], typer.Argument(metavar="LOG…", help="Event logs; see docs/logs.md for the formats.")]
 LogFormat = Annotated[str, typer.Option("--format", help="Format of the log; auto looks at its header.")]
 Mapping = Annotated[Path | None, typer.Option(help="TOML file that maps the log's columns.")]
-ModelDir = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="Directory of the model artefact.")]
+ModelDir = Annotated[
+    Path | None, typer.Option("--model", metavar="DIR", help="Model directory, or a file with its path.")
+]
 Broker = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka; several separated by commas.")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]

@@ -16,7 +16,7 @@ from prometheus_client.utils import floatToGoString
 
 from stream_app.events import Reason
 from stream_app.history import Outcome
-from stream_app.observations import STAGES, BatchReport
+from stream_app.observations import STAGES, BatchReport, Swap
 from stream_app.scoring import K, LiveScores, Score
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -59,8 +59,11 @@ class WorkerMetrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._chunk_records = chunk_records
-        model = Info("nextmove_model", "The model that predicts", registry=self.registry)
-        model.info({"version": model_version, "device": device})
+        self._model = Info("nextmove_model", "The model that predicts", registry=self.registry)
+        self._model.info({"version": model_version, "device": device})
+        self._swaps = Counter("nextmove_model_swaps", "Other models found", ["result"], registry=self.registry)
+        for swap in Swap:
+            self._swaps.labels(swap.value)
         self._flow()
         self._times()
         self._quality()
@@ -129,6 +132,11 @@ class WorkerMetrics:
             self._stages.labels(stage).observe(seconds)
         self._latency.observe_all(report.latencies_s)
         self._freshness.observe_all(report.freshness_s)
+
+    def observe_swap(self, result: Swap, model_version: str, device: str) -> None:
+        """Count a model that was found in the place of the one at work; and say which one is at work now."""
+        self._swaps.labels(result.value).inc()
+        self._model.info({"version": model_version, "device": device})
 
     def refresh(self, *, scores: LiveScores, unknown_fields: int, lags: Mapping[int, tuple[int, float]]) -> None:
         """Set what is read off at a scrape: live quality, and per partition the lag in records and in seconds."""

@@ -1,4 +1,4 @@
-"""What happened to a batch, as one object for whoever observes: metrics, logs, tests, the demo's live view.
+"""What happened to a batch, as one object for whoever observes: metrics, logs, tests, the demo's live view; and to a model.
 
 Working code fills it and knows none of the observers.
 """
@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from time import perf_counter, time
 
 import numpy as np
@@ -20,6 +21,13 @@ from stream_app.pipeline import Batch, Outputs
 Seconds = npt.NDArray[np.float64]
 
 STAGES = ("decode", "fold", "infer", "score", "emit", "ack")
+
+
+class Swap(StrEnum):
+    """What became of another model that was found in the place of the one at work."""
+
+    SWAPPED = "swapped"
+    REFUSED = "refused"
 
 
 @dataclass(slots=True)

@@ -204,6 +204,7 @@ class Pipeline:
         self.cache = cache
         self._predictor = predictor
         self._decoder = decoder
+        self._source = source
         self._encoder = PredictionEncoder(predictor.behaviors, predictor.version, source)
         self._expiry = expiry
         self._most_scored = most_scored
@@ -212,6 +213,17 @@ class Pipeline:
     def unknown_fields(self) -> int:
         """Records so far that carried fields outside the contract."""
         return self._decoder.unknown_fields
+
+    def swap(self, predictor: Predictor) -> None:
+        """From now on another model answers. To be called between two batches: none is inferred and not yet concluded.
+
+        Raises ValueError for one with another window rule, since histories are kept by that.
+        """
+        if predictor.window != self.rule.window:
+            raise ValueError(f"model {predictor.version} has another window rule")
+        self._encoder = PredictionEncoder(predictor.behaviors, predictor.version, self._source)
+        self.scores.reorder(predictor.behaviors)
+        self._predictor = predictor
 
     def forget(self) -> None:
         """Partitions are moving: what is known of their users may soon be somebody else's to change."""

@@ -146,7 +146,7 @@ class LiveScores:
         self.popularity = Score()
         self.repeat = Score()
         self.behavior = BehaviorScore()
-        self._behaviors = {name: position for position, name in enumerate(behaviors)}
+        self._behaviors = _positions(behaviors)
         # by user: place of the event it was made after, probabilities of the behaviours, the first K items, best first
         self._expected: OrderedDict[str, tuple[int, Sequence[float], tuple[str, ...]]] = OrderedDict()
         self._capacity = capacity
@@ -179,6 +179,17 @@ class LiveScores:
         if len(expected) > self._capacity:
             expected.popitem(last=False)
 
+    def reorder(self, behaviors: Sequence[str]) -> None:
+        """From now on `next_behaviors` come in this order; if it is another one, what is expected so far is dropped."""
+        positions = _positions(behaviors)
+        if positions != self._behaviors:
+            self._behaviors = positions
+            self._expected.clear()
+
     def forget(self, user_id: str) -> None:
         """Drop what is kept of a user."""
         self._expected.pop(user_id, None)
+
+
+def _positions(behaviors: Sequence[str]) -> dict[str, int]:
+    return {name: position for position, name in enumerate(behaviors)}

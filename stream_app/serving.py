@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from model.artifact import ArtifactError
 from model.compiling import can_compile
@@ -17,18 +18,50 @@ from stream_app.history import HistoryRule
 from stream_app.pipeline import HistoryCache, Pipeline, Predictor
 from stream_app.settings import Settings
 
+MOST_POINTER_BYTES = 4096
+
 
 def load_engine(settings: Settings) -> Engine:
     """The model that the settings name, on its device, with room for users' states. Raises ArtifactError, ValueError."""
     if settings.model is None:
         raise ArtifactError("no model: pass --model DIR or set NEXTMOVE_MODEL; `nextmove train` makes one")
     threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
+<<<<<<< HEAD
     device = choose_device(settings.device)
     compiled = settings.compile and can_compile(device)
     engine = Engine.load(settings.model, device, settings.top_k, threads, compiled)
     if settings.states_mb:
         engine.keep_states(settings.states_mb << 20)
     return engine
+=======
+    return Engine.load(model_directory(settings.model), settings.device, settings.top_k, threads)
+
+
+def load_successor(directory: Path, settings: Settings) -> Engine:
+    """A model for a process that has one at work already, warm. Raises whatever a model may.
+
+    How many threads there are is the process's, and stays as it is.
+    """
+    engine = Engine.load(directory, settings.device, settings.top_k)
+    engine.warm()
+    return engine
+
+
+def model_directory(place: Path) -> Path:
+    """`place` itself, or where it points to if it is a file: one line, a path, from the file's own directory. Raises ArtifactError."""
+    try:
+        if not place.is_file():
+            return place
+        with place.open("rb") as file:
+            text = file.read(MOST_POINTER_BYTES + 1).decode().strip()
+    except OSError as error:
+        raise ArtifactError(f"cannot read {place}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        text = ""
+    if not text.isprintable() or not 0 < len(text) < MOST_POINTER_BYTES:
+        raise ArtifactError(f"{place} is neither a model directory nor a text file that holds the path of one")
+    return place.parent / text
+>>>>>>> swap
 
 
 def new_pipeline(

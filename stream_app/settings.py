@@ -35,7 +35,10 @@ class Settings(BaseSettings):
     )
 
     # What to predict with
-    model: Path | None = Field(None, description="directory of the model artefact; the worker needs one")
+    model: Path | None = Field(None, description="directory of the model artefact, or a text file that holds its path")
+    model_check_s: Annotated[float, Field(ge=0)] = Field(
+        5.0, description="how often the worker looks whether another model lies there; 0: never"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where the model runs; auto: CUDA if there is one"
     )

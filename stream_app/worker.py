@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from threading import Timer
 from time import time
 from typing import Any
@@ -21,9 +22,10 @@ from stream_app import behaviors, garbage, topics, web
 from stream_app.agent import PredictionAgent
 from stream_app.connection import security
 from stream_app.metrics import WorkerMetrics
+from stream_app.model_watch import ModelWatch
 from stream_app.observations import BatchReport
 from stream_app.pipeline import Pipeline
-from stream_app.serving import load_engine, new_pipeline
+from stream_app.serving import load_engine, load_successor, new_pipeline
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
 
@@ -47,9 +49,9 @@ class App(faust.App):
 class Worker:
     """Everything behind the agent; built by `prepare`, before anything consumes."""
 
-    engine: Engine
     pipeline: Pipeline
     agent: PredictionAgent
+    watch: ModelWatch
     metrics: WorkerMetrics
 
     def __init__(self, app: App, settings: Settings, table: HistoryTable) -> None:
@@ -65,9 +67,9 @@ class Worker:
         try:
             self._check_port()
             asyncio.run(self._check_topics())
-            self.engine = load_engine(settings)
+            engine = load_engine(settings)
             self.pipeline = new_pipeline(
-                self.engine,
+                engine,
                 settings,
                 behaviors.load(settings.behaviors),
                 self._table.read,
@@ -77,9 +79,10 @@ class Worker:
         except (ArtifactError, behaviors.BehaviorError, topics.TopicError, ValueError) as error:
             raise click.ClickException(str(error)) from None
         self.metrics = WorkerMetrics(
-            model_version=self.engine.version, device=self.engine.device, chunk_records=settings.chunk_records
+            model_version=engine.version, device=engine.device, chunk_records=settings.chunk_records
         )
         self.agent = PredictionAgent(self._app, settings, self.pipeline, self._table, self.observe)
+        self.watch = self._watch(engine)
         self._app.before_fetch = self.agent.wants_more
         garbage.take_over()
 
@@ -99,6 +102,11 @@ class Worker:
             lags=web.lags(self._app, self._settings, self._last_ms),
         )
 
+    async def watch_model(self) -> None:
+        """Look for another model every `model_check_s`, for as long as the worker runs."""
+        if self._settings.model is not None and self._settings.model_check_s:
+            await self.watch.run(self._settings.model_check_s)
+
     async def collect_garbage(self) -> None:
         """To be called every `garbage.INTERVAL_S`."""
         self._garbage.collect()
@@ -114,6 +122,16 @@ class Worker:
         self.agent.forget_partitions()
         self._last_ms.clear()
         self._app.consumer.scheduler.forget()  # type: ignore[attr-defined]  # ours, by the options
+
+    def _watch(self, engine: Engine) -> ModelWatch:
+        settings = self._settings
+        return ModelWatch(
+            settings.model or Path(),
+            engine,
+            load=lambda directory: load_successor(directory, settings),
+            take=self.agent.swap,
+            tell=lambda swap, at_work: self.metrics.observe_swap(swap, at_work.version, at_work.device),
+        )
 
     async def _check_topics(self) -> None:
         settings = self._settings

@@ -58,7 +58,7 @@ def test_every_setting_that_the_text_names_exists() -> None:
     text = PAGE.partition("## Settings")[0]
     named = set(re.findall(r"`(\w+_s|\w+_dir|sasl_\w+|tls\w*|web_\w+|max_\w+|instance_id)\b", text))
     assert named <= set(Settings.model_fields)
-    assert set(re.findall(r"`nextmove_\w+`", text)) == {"`nextmove_dead_letters_total`"}
+    assert set(re.findall(r"`nextmove_\w+`", text)) == {"`nextmove_dead_letters_total`", "`nextmove_model_info`"}
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -40,6 +40,7 @@ TRANSPORT = {
     "stream_app.learning",
     "stream_app.logs",
     "stream_app.metrics",
+    "stream_app.model_watch",
     "stream_app.observations",
     "stream_app.player",
     "stream_app.producing",

@@ -141,6 +141,15 @@ def test_weights_of_another_network(copy):
     refused(copy, "the weights do not fit this program's network")
 
 
+def test_a_model_at_work_does_not_notice_that_its_files_are_overwritten(copy):
+    engine = Engine.load(copy, device="cpu")
+    window = engine.manifest.golden[0].window
+    before = engine.predict([window])
+    with (copy / "model.safetensors").open("r+b") as file:  # in place, as `cp` does
+        file.write(bytes(8) + b"\x3c" * ((copy / "model.safetensors").stat().st_size - 8))
+    assert engine.predict([window]) == before
+
+
 def test_publishing_again_gives_the_same_version_and_replaces(model_directory, tmp_path):
     place = tmp_path / "deep" / "er"
     first = publish(place, load(model_directory))

@@ -5,9 +5,11 @@ A journal keeps what leaves the agent in the order in which it does: records sen
 
 import asyncio
 import threading
+import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, MutableSet, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from types import SimpleNamespace
 from typing import Any, Self
@@ -18,19 +20,23 @@ import pytest
 from aiokafka.errors import KafkaTimeoutError
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from model.forecast import Forecast
-from model.window import Window
+from model.forecast import Forecast, Item
+from model.window import Window, WindowRule
 from stream_app import agent as agents
 from stream_app.agent import CommitFailed, DeviceHangs, PredictionAgent, Refused
 from stream_app.intake import Chunk, ChunkLostError
 from stream_app.observations import BatchReport
 from stream_app.pipeline import EngineFailed, Pipeline
+from stream_app.predictions import Message
 from stream_app.producing import Sendable
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
 from tests.stream_app.records import FakeRecord, event_record
-from tests.stream_app.test_pipeline import Echo, echo, pipeline
+from tests.stream_app.test_pipeline import NAMES, Echo, echo, pipeline, read
 
 PLACE, ELSEWHERE = TP("user-events", 0), TP("user-events", 1)
 SETTINGS = Settings(partitions=1, chunks_prepared=1)
@@ -231,6 +237,22 @@ async def two_chunks_in_flight() -> AsyncIterator[tuple[Stage, list[Sent]]]:
 
 def reason_of(letter: Sendable) -> str:
     return dict(letter[2])["dlq-reason"].decode()
+
+
+class Version(Echo):
+    """A model that says in its forecasts which one it is; the order of its behaviours depends on that too."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.version = f"echo-{number}"
+        self.behaviors = NAMES if number % 2 else NAMES[::-1]
+
+    def predict(self, windows: Sequence[Window]) -> list[Forecast]:
+        time.sleep(0.002)  # longer than the event loop needs for anything
+        share = dict(zip(NAMES, (0.75, 0.25), strict=True))
+        items: list[Item] = [{"item_id": self.version, "probability": 0.5, "behavior": None}]
+        answers = [echo(window) for window in windows]
+        return [replace(one, next_items=items, next_behaviors=[share[n] for n in self.behaviors]) for one in answers]
 
 
 class SlowDevice(Echo):
@@ -814,6 +836,100 @@ async def test_a_partition_that_went_elsewhere_is_committed_there() -> None:
         await stage.hand_over(event_record("u", 0))
         await stage.deliver_all()
         assert stage.journal_of("commit") == [("commit", 1)]
+
+
+# Another model
+
+
+async def test_what_is_on_the_device_when_the_model_is_swapped_is_encoded_as_its_own() -> None:
+    with slow_device() as device:
+        async with on_stage(pipeline(predictor=device), Settings(partitions=2, chunks_prepared=4)) as stage:
+            await stage.hand_over(event_record("u", 0))
+            await stage.until(lambda: device.calls)
+            await stage.hand_over(event_record("v", 5)._replace(partition=1))
+            swap = asyncio.create_task(stage.agent.swap(Version(2)))
+            await stage.rest()
+            assert not swap.done(), "it waits for the device, and intake goes on meanwhile"
+            device.may_answer.set()
+            await stage.deliver_all(2)
+            await swap
+    assert [versions(sent) for sent in stage.producer.to(PREDICTIONS)] == [{"echo-1"}, {"echo-2"}]
+
+
+async def test_an_idle_worker_swaps_at_once_and_forgets_the_old_model() -> None:
+    old = Version(1)
+    async with on_stage(pipeline(predictor=old)) as stage:
+        await stage.hand_over(event_record("u", 0))
+        await stage.deliver_all()
+        await asyncio.wait_for(stage.agent.swap(Version(2)), 1)
+        gone = weakref.ref(old)
+        del old
+        assert gone() is None
+        await stage.hand_over(event_record("u", 1))
+        await stage.deliver_all(2)
+    assert [versions(sent) for sent in stage.producer.to(PREDICTIONS)] == [{"echo-1"}, {"echo-2"}]
+
+
+async def test_a_model_that_may_not_take_over_stops_nothing() -> None:
+    async with on_stage() as stage:
+        with pytest.raises(ValueError, match="model echo-1 has another window rule"):
+            await stage.agent.swap(Echo(WindowRule(events=99)))
+        await stage.hand_over(event_record("u", 0))
+        await stage.deliver_all()
+
+
+@given(st.lists(st.sampled_from(["chunk", "chunk elsewhere", "swap", "a moment", "deliver", "move"]), max_size=25))
+@hypothesis_settings(max_examples=40)
+def test_what_one_model_inferred_carries_its_version_whenever_models_are_swapped(moments: list[str]) -> None:
+    """No batch has two, none has another one's, and of each partition they come in the order of the swaps."""
+    asyncio.run(swap_amid(moments))
+
+
+async def swap_amid(moments: list[str]) -> None:
+    async with on_stage(pipeline(predictor=Version(1)), Settings(partitions=2, chunks_prepared=2)) as stage:
+        swaps: list[asyncio.Task[None]] = []
+        for offset, moment in enumerate(moments):
+            if moment == "swap":
+                swaps.append(asyncio.create_task(stage.agent.swap(Version(2 + len(swaps)))))
+            elif moment == "move":
+                await stage.move_partitions()
+            elif moment == "a moment":
+                await asyncio.sleep(0.001)
+            elif moment == "deliver":
+                deliver_open(stage)
+            else:
+                place = PLACE if moment == "chunk" else ELSEWHERE
+                records = [event_record(f"{user}-{place.partition}", 10 * offset + user) for user in range(3)]
+                await stage.hand_over(*[record._replace(partition=place.partition) for record in records])
+        await asyncio.gather(*swaps)
+        await stage.hand_over(*[event_record("last", 10 * len(moments) + user) for user in range(3)])
+        await stage.until(lambda: deliver_open(stage) and has_answered(stage, b"last"))
+        numbers: dict[int, list[int]] = {0: [], 1: []}
+        for sent in stage.producer.to(PREDICTIONS):
+            (version,) = versions(sent)
+            numbers[sent.partition].append(int(version.removeprefix("echo-")))
+        assert all(found == sorted(found) for found in numbers.values())
+        assert numbers[0][-1] == 1 + len(swaps)
+
+
+def deliver_open(stage: Stage) -> bool:
+    for sent in stage.producer.open():
+        sent.deliver()
+    return True
+
+
+def has_answered(stage: Stage, user: bytes) -> bool:
+    return any(user in sent.keys for sent in stage.producer.to(PREDICTIONS))
+
+
+def versions(sent: Sent) -> set[str]:
+    """The versions in a batch of predictions; each must be that of the model which inferred it, if that has said so."""
+    found = [read(Message(*message)) for message in sent.messages]
+    for prediction in found:
+        assert prediction.next_behaviors == {"view": 0.75, "purchase": 0.25}
+        said = prediction.next_items[0].item_id
+        assert said == prediction.model_version or not said.startswith("echo-")
+    return {prediction.model_version for prediction in found}
 
 
 # What else may happen

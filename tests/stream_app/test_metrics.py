@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from stream_app.events import Event, Reason
 from stream_app.history import Outcome
 from stream_app.metrics import AGES, SECONDS, BulkHistogram, WorkerMetrics
-from stream_app.observations import STAGES, BatchReport
+from stream_app.observations import STAGES, BatchReport, Swap
 from stream_app.scoring import LiveScores
 from tests.stream_app.test_scoring import expectation
 
@@ -38,6 +38,7 @@ LABELS = {
     "predictor": {"model", "popularity", "repeat"},
     "partition": {str(n) for n in range(10)},
     "version": {"abc"},
+    "result": {"swapped", "refused"},
     "device": {"cpu"},
 }
 
@@ -133,6 +134,17 @@ def scored() -> LiveScores:
 )
 def test_a_number_on_the_page(sample: str, labels: dict[str, str], expected: float) -> None:
     assert value(observed(), sample, **labels) == pytest.approx(expected)
+
+
+def test_another_model_shows_and_is_counted() -> None:
+    metrics = new_metrics()
+    results = [{"result": result} for result in ("swapped", "refused")]
+    assert [value(metrics, "nextmove_model_swaps_total", **result) for result in results] == [0, 0]
+    metrics.observe_swap(Swap.SWAPPED, "def", "cpu")
+    metrics.observe_swap(Swap.REFUSED, "def", "cpu")
+    assert [value(metrics, "nextmove_model_swaps_total", **result) for result in results] == [1, 1]
+    assert value(metrics, "nextmove_model_info", version="def", device="cpu") == 1
+    assert value(metrics, "nextmove_model_info", version="abc", device="cpu") is None
 
 
 def test_names_and_units() -> None:

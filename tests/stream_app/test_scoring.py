@@ -289,3 +289,18 @@ def test_a_forgotten_user_is_not_scored() -> None:
     scores.forget("nobody")
     scores.observe(event("a"), 0, None, lambda *_: None)
     assert scores.model.events == 0
+
+
+# Another order of the behaviours
+
+
+def test_another_order_drops_what_is_expected_and_the_same_one_keeps_it() -> None:
+    for order, scored in ((BEHAVIORS, 1), (("purchase", "view"), 0)):
+        scores = new_scores()
+        scores.expect("u", 0, expectation(["a"], [0.5, 0.25, 0.25]))
+        scores.reorder(order)
+        scores.observe(event("a"), 0, None, lambda *_: None)
+        assert (scores.model.events, scores.behavior.events) == (scored, scored)
+        scores.expect("u", 0, expectation(["a"], [0.5, 0.25, 0.25][: len(order)]))
+        scores.observe(event("a", behavior=order[0]), 0, None, lambda *_: None)
+        assert scores.behavior.log_loss == pytest.approx(-math.log(0.5) * (1 + scored))

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from model.artifact import ArtifactError
+from model.engine import Engine
 from stream_app import behaviors, history
 from stream_app.events import Reason
-from stream_app.serving import load_engine, new_pipeline
+from stream_app.serving import load_engine, load_successor, model_directory, new_pipeline
 from stream_app.settings import Settings
+from tests.artefacts import published, untrained
 from tests.stream_app.records import NOW_MS, event_record
 from tests.stream_app.test_pipeline import Echo, Table, apply, read, reasons, run
 
@@ -23,6 +26,27 @@ def test_without_a_model_it_says_how_to_get_one() -> None:
 def test_a_directory_that_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=str(tmp_path)):
         load_engine(Settings(model=tmp_path, device="cpu"))
+
+
+def test_a_file_that_holds_the_path_of_a_model(tmp_path: Path) -> None:
+    version = published(tmp_path / "models" / "one", untrained())
+    pointer = tmp_path / "models" / "current"
+    for text in ("one", "./one\n", f"{tmp_path / 'models' / 'one'}\r\n"):
+        pointer.write_text(text)
+        assert model_directory(pointer).resolve() == (tmp_path / "models" / "one").resolve()
+    assert load_engine(Settings(model=pointer, device="cpu")).version == version
+    pointer.write_text("")
+    with pytest.raises(ArtifactError, match="current is neither a model directory nor a text file that holds the path"):
+        load_engine(Settings(model=pointer, device="cpu"))
+
+
+def test_a_successor_changes_no_number_of_threads_and_is_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published(tmp_path / "model", untrained())
+    warmed: list[Engine] = []
+    monkeypatch.setattr(Engine, "warm", lambda engine: warmed.append(engine))
+    before = torch.get_num_threads()
+    engine = load_successor(tmp_path / "model", Settings(device="cpu", threads=before + 1, top_k=3))
+    assert (engine.top_k, warmed, torch.get_num_threads()) == (3, [engine], before)
 
 
 def test_the_limits_of_an_event_are_those_of_the_settings() -> None:
