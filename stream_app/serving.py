@@ -26,15 +26,7 @@ def load_engine(settings: Settings) -> Engine:
     if settings.model is None:
         raise ArtifactError("no model: pass --model DIR or set NEXTMOVE_MODEL; `nextmove train` makes one")
     threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
-<<<<<<< HEAD
-    device = choose_device(settings.device)
-    compiled = settings.compile and can_compile(device)
-    engine = Engine.load(settings.model, device, settings.top_k, threads, compiled)
-    if settings.states_mb:
-        engine.keep_states(settings.states_mb << 20)
-    return engine
-=======
-    return Engine.load(model_directory(settings.model), settings.device, settings.top_k, threads)
+    return _engine(model_directory(settings.model), settings, threads)
 
 
 def load_successor(directory: Path, settings: Settings) -> Engine:
@@ -42,8 +34,16 @@ def load_successor(directory: Path, settings: Settings) -> Engine:
 
     How many threads there are is the process's, and stays as it is.
     """
-    engine = Engine.load(directory, settings.device, settings.top_k)
+    engine = _engine(directory, settings)
     engine.warm()
+    return engine
+
+
+def _engine(directory: Path, settings: Settings, threads: int | None = None) -> Engine:
+    device = choose_device(settings.device)
+    engine = Engine.load(directory, device, settings.top_k, threads, settings.compile and can_compile(device))
+    if settings.states_mb:
+        engine.keep_states(settings.states_mb << 20)
     return engine
 
 
@@ -61,7 +61,6 @@ def model_directory(place: Path) -> Path:
     if not text.isprintable() or not 0 < len(text) < MOST_POINTER_BYTES:
         raise ArtifactError(f"{place} is neither a model directory nor a text file that holds the path of one")
     return place.parent / text
->>>>>>> swap
 
 
 def new_pipeline(
