@@ -33,6 +33,7 @@ types: setup
 
 benchmark: benchmark-setup
 	$(BIN)/python -m benchmarks.stream
+	$(BIN)/python -m benchmarks.engine
 
 # The peers want other versions than ours of the same packages: they get an interpreter of their own.
 benchmark-setup: setup .venv-peers/ready
