@@ -27,7 +27,7 @@ from model.features import Batch, Columns, encode, pad
 from model.forecast import Forecast, difference
 from model.network import NextMoveModel
 from model.scorer import Precision
-from model.state_cache import StateCache
+from model.state_cache import Answered, StateCache
 from model.vocabulary import Vocabulary
 from model.window import Step, Steps, Window, WindowRule
 
@@ -140,7 +140,7 @@ class Engine:
                 device=self.device,
                 **{"compile_steps": self.compiled, **options},
             )
-            self.states.warm()
+            self.states.warm(lambda part: self._forecasts(part, self.top_k))
 
     @torch.inference_mode()
     def _answer(self, windows: Sequence[Window], k: int) -> list[Forecast]:
@@ -169,6 +169,10 @@ class Engine:
         categories = strangers(columns.unknown_categories, self.vocabulary.categories.rows)
         return self._answers.forecasts(heads, seen_in(batch), k, items, categories)
 
+    def _forecasts(self, part: Answered, k: int) -> list[Forecast]:
+        names = noted(part.strange)
+        return self._answers.forecasts(part.heads, part.seen, k, names, names)
+
     @torch.inference_mode()
     def _follow(self, states: StateCache, windows: Steps, k: int) -> list[Forecast]:
         """Steps go on from what is kept, one event of a user at a time; what is no step is recomputed in full."""
@@ -177,15 +181,17 @@ class Engine:
         if None in steps:
             whole = [position for position, step in enumerate(steps) if step is None]
             answers.update(zip(whole, self._answer([windows[position] for position in whole], k), strict=True))
-        for some in groups(steps, states.most):
+        for some in groups(steps, states.room):
             chosen = [step for position in some if (step := steps[position]) is not None]
-            heads, seen, strange = states.advance(chosen, picked(windows, some))
-            try:
-                found = self._answers.forecasts(heads, seen, k, noted(strange), noted(strange))
-            except NotFinite:
-                states.distrust(chosen)
-                raise
-            answers.update(zip(some, found, strict=True))
+            done = 0
+            for part in states.advance(chosen, picked(windows, some)):
+                try:
+                    found = self._forecasts(part, k)
+                except NotFinite:
+                    states.distrust(chosen)
+                    raise
+                answers.update(zip(some[done:], found, strict=False))
+                done += len(found)
         return [answers[position] for position in range(len(windows))]
 
 

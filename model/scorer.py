@@ -25,6 +25,7 @@ Precision = Literal["float32", "bfloat16", "int8"]
 GROUP = 16  # neighbouring classes that are one candidate
 SQUARE = 16  # neighbouring groups that are looked at together first
 SLACK: dict[Precision, int] = {"float32": 2, "bfloat16": 4, "int8": 6}  # groups looked into beyond k
+SHORT = 4096  # rows of a catalogue that is scored in one product
 BLOCK = 16_384  # classes at most; fewer for more queries
 LEAST = 4096  # classes
 BLOCK_CELLS = 1 << 20  # scores
@@ -124,11 +125,27 @@ class Scorer:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
+        if len(self._bias) <= SHORT:
+            return self._top_of_few(queries.float(), k, hidden)
         parts = [
             self._top(queries[begin : begin + QUERIES], k, None if hidden is None else hidden[begin : begin + QUERIES])
             for begin in range(0, max(1, len(queries)), QUERIES)
         ]
         return Ranked(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+    def _top_of_few(self, queries: Tensor, k: int, hidden: Tensor | None) -> Ranked:
+        """In one product: less work than to choose groups."""
+        logits = torch.addmm(self._allowed, queries, self._vectors.t())  # [B, R]
+        logits[:, 0] = -torch.inf
+        nothing = (queries @ self._vectors[0]) + self._bias[0]  # [B]
+        if hidden is not None and hidden.shape[1]:
+            logits.scatter_(1, hidden, -torch.inf)
+        total = torch.logaddexp(logits.logsumexp(1), nothing)
+        best, where = first_k(logits, k)
+        doubt = (queries * 0).sum(1)  # NaN where a query is not finite, else 0
+        missing = (0, k - best.shape[1])
+        listed = F.pad(where.masked_fill(best == -torch.inf, 0), missing)
+        return Ranked(F.pad(best + doubt[:, None], missing, value=-torch.inf), listed, total + doubt)
 
     def _top(self, queries: Tensor, k: int, hidden: Tensor | None) -> Ranked:
         queries = queries.float()

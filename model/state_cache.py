@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,10 +30,18 @@ from model.window import Step, Window, WindowRule
 
 log = logging.getLogger("nextmove")
 
-BUCKETS = (1, 8, 32, 128)  # rows per pass: one program each
+BUCKETS = (1, 8, 32, 128, 256)  # rows per pass: one program each
 REFILL_TOKENS = 8192  # events of windows per pass
 STRANGE = (1 << 61) - 1
 WARM_RUNS = 5
+
+
+class Answered(NamedTuple):
+    """What the network says after one more event of some users."""
+
+    heads: Heads  # T = 1
+    seen: Seen
+    strange: list[dict[int, str]]  # per user: identity → name that the vocabulary does not know
 
 
 class StateCache:
@@ -80,6 +87,11 @@ class StateCache:
         return self._slots.counts
 
     @property
+    def room(self) -> int:
+        """Users whose states can be kept."""
+        return self._slots.count
+
+    @property
     def users(self) -> int:
         """Whose states are kept."""
         return len(self._slots)
@@ -90,10 +102,11 @@ class StateCache:
         return self._pool.bytes
 
     @torch.inference_mode()
-    def warm(self) -> None:
+    def warm(self, answer: Callable[[Answered], object]) -> None:
         """Runs the programs of all buckets, so that they are compiled, and settles how many rows a pass has at most.
 
-        The smallest number within a tenth of the fastest one per row. Where compiling fails it is done without.
+        The smallest number within a tenth of the fastest one per row, with `answer`, which makes of a pass what is wanted.
+        Where compiling fails it is done without.
         """
         if self.compiled:
             try:
@@ -102,49 +115,52 @@ class StateCache:
             except Exception as error:  # noqa: BLE001  # a compiler fails in many ways, and none of them matters
                 log.warning("states are kept without compiled code: %s", " ".join(str(error).split())[:200])
                 self.compiled, self._program = False, self._plain
-        costs = {rows: self._cost(rows) for rows in self.buckets}  # seconds per row
+        costs = {rows: self._cost(rows, answer) for rows in self.buckets}  # seconds per row
         self.most = min(rows for rows, cost in costs.items() if cost <= 1.1 * min(costs.values()))
 
     def _step(self, event: Event) -> Stepped:
         return self._program(self._pool, event, named(self._model, event))
 
-    def _cost(self, rows: int) -> float:
-        """Seconds per row of a pass, median of a few."""
+    def _cost(self, rows: int, answer: Callable[[Answered], object]) -> float:
+        """Seconds per row of a pass: the fastest of a few."""
         event, times = nothing(rows, self.device), []
         for _ in range(WARM_RUNS):
             begun = time.perf_counter()
-            self._step(event).heads.goal.sum().item()  # waits for the device
+            found = self._step(event)
+            answer(Answered(found.heads, Seen(found.item_ids, found.category_ids, found.behavior_rows), [{}] * rows))
             times.append(time.perf_counter() - begun)
-        return median(times) / rows
+        return min(times) / rows
 
     def clear(self) -> None:
         """Forget everything."""
         self._slots.clear()
 
-    def advance(
-        self, steps: Sequence[Step], window: Callable[[int], Window]
-    ) -> tuple[Heads, Seen, list[dict[int, str]]]:
-        """One more event of each of at most `most` distinct users: heads (T = 1), windows, names of strangers.
+    def advance(self, steps: Sequence[Step], window: Callable[[int], Window]) -> Iterator[Answered]:
+        """One more event of each of at most `room` distinct users, in parts of at most `most`.
 
-        `window(n)` is the whole window of step n; it is asked for where nothing fits. Until `keep`, or after an error, the
-        users' states are not trusted.
+        `window(n)` is the whole window of step n; it is asked for where nothing fits. After an error the states of all these
+        users are dropped.
         """
         try:
             slots = self._placed(steps, window)
-            event = self._event(steps, slots)
-            rows = next(size for size in self.buckets if size >= len(steps))
-            found = self._step(Event(*(widened(column, rows) for column in event)))
-            found = first(found, len(steps))
-            keep(self._pool, event, found)
+            for begin in range(0, len(steps), self.most):
+                part = slice(begin, begin + self.most)
+                yield self._advanced(steps[part], slots[part])
         except BaseException:
             self.distrust(steps)
             raise
+
+    def _advanced(self, steps: Sequence[Step], slots: Sequence[int]) -> Answered:
+        event = self._event(steps, slots)
+        rows = next(size for size in self.buckets if size >= len(steps))
+        found = first(self._step(Event(*(widened(column, rows) for column in event))), len(steps))
+        keep(self._pool, event, found)
         for step in steps:
             self._slots.keep(step.user_id, after(step))
         seen = Seen(found.item_ids, found.category_ids, found.behavior_rows)
-        return found.heads, seen, [self._strange[slot] for slot in slots]
+        return Answered(found.heads, seen, [self._strange[slot] for slot in slots])
 
-    def distrust(self, steps: Sequence[Step]) -> None:
+    def distrust(self, steps: Iterable[Step]) -> None:
         """Drop the states of these users, and what may be no number in them: whoever gets the slot must not read it."""
         for step in steps:
             slot = self._slots.drop(step.user_id)
@@ -187,7 +203,7 @@ class StateCache:
                     self._strange[slots[row]][int(identities[number])] = names[number]
         fill(self._model, self._pool, torch.tensor(slots, device=self.device), batch.to(self.device))
 
-    def _event(self, steps: Sequence[Step], slots: list[int]) -> Event:
+    def _event(self, steps: Sequence[Step], slots: Sequence[int]) -> Event:
         names = self._vocabulary
         items = [self._identify(step.item, slot, names.items) for step, slot in zip(steps, slots, strict=True)]
         categories = [
@@ -221,7 +237,9 @@ class StateCache:
 
 def nothing(rows: int, device: torch.device) -> Event:
     """First events without a name, of whoever has the first slot; for programs that are to run, not to answer."""
-    return Event(*torch.zeros((len(Event._fields), rows), dtype=torch.int64, device=device).unbind(0))
+    event = Event(*torch.zeros((len(Event._fields), rows), dtype=torch.int64, device=device).unbind(0))
+    without = torch.full((rows,), NO_IDENTITY, device=device)
+    return event._replace(item_ids=without, category_ids=without)
 
 
 def strange_identity(name: str, catalogue: Catalogue) -> int:

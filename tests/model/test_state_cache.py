@@ -284,5 +284,5 @@ def test_groups_keep_each_users_order():
 
 
 def test_too_many_slots_are_not_asked_for(parts):
-    with pytest.raises(ValueError, match="at least 128 are needed"):
+    with pytest.raises(ValueError, match="at least 256 are needed"):
         StateCache(parts.model, parts.vocabulary, RULE, 100_000)
