@@ -70,7 +70,7 @@ class Engine:
         names = self.vocabulary
         self.compiled = compiled
         long = names.items.rows > LONG
-        self.precision: Precision = scoring_precision(self.device) if long else "float32"  # of scoring
+        self.precision: Precision = scoring_precision(self.device, compiled) if long else "float32"  # of scoring
         self._answers = Answers(
             self._model, names, self.calibration, precision=self.precision, compiled=compiled and long
         )
