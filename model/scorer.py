@@ -115,6 +115,8 @@ class Scorer:
     @torch.inference_mode()
     def logits(self, queries: Tensor, classes: Tensor) -> Tensor:
         """The float32 logits of given classes, banned or not, [B, C]; queries [B, D], classes [B, C]."""
+        if len(self._bias) <= SHORT:
+            return torch.addmm(self._bias, queries.float(), self._vectors.t()).gather(1, classes)
         return self._exact(queries, classes) + self._bias[classes]
 
     @torch.inference_mode()

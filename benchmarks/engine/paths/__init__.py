@@ -37,8 +37,6 @@ class Entry:
         """Why it cannot run here; None if it can."""
         if device not in self.devices:
             return f"it does not run on {device}"
-        if self.is_incremental and incremental.MISSING:
-            return incremental.MISSING
         absent = [package for package in self.packages if find_spec(package) is None]
         return f"`make benchmark-setup` installs {', '.join(absent)}" if absent else None
 
@@ -116,6 +114,22 @@ PATHS: Sequence[Entry] = (
         {"copy": False},
         devices=("cpu", "cuda"),
         network="nextmove",
+    ),
+    Entry(
+        "nextmove_incremental_bf16",
+        "the same with states and steps in bfloat16",
+        "incremental",
+        {"copy": False, "dtype": "bfloat16"},
+        devices=("cpu", "cuda"),
+        network="nextmove",
+    ),
+    Entry(
+        "nextmove_incremental_copy",
+        "states that are kept, with the copy path",
+        "incremental",
+        {"copy": True},
+        devices=("cpu", "cuda"),
+        network="nextmove_copy",
     ),
 )
 

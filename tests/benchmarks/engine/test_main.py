@@ -20,7 +20,8 @@ FIGURES = {
 }
 
 
-def test_every_event_is_answered_and_figures_are_told(tmp_path: Path) -> None:
+def test_every_event_is_answered_and_figures_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # toy programs are not worth the minute that compiling them takes
     figures = tmp_path / "figures.json"
     arguments = [
         "--quick",
@@ -33,7 +34,7 @@ def test_every_event_is_answered_and_figures_are_told(tmp_path: Path) -> None:
     result = json.loads(figures.read_text())
     assert result["failures"] == []
     rows = {row["path"]: row for row in result["throughput"]}
-    assert set(rows) | set(result["missing"]) >= {"hugging_face", "nextmove", "nextmove_incremental"}
+    assert set(rows) >= {"hugging_face", "nextmove", "nextmove_incremental"}
     for row in rows.values():
         assert (row["threads"], row["runs"]) == (1, 2)
         assert row["events"] > 0
