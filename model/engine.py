@@ -27,6 +27,7 @@ from model.features import Batch, Columns, encode, pad
 from model.forecast import Forecast, difference
 from model.network import NextMoveModel
 from model.scorer import Precision
+from model.slots import Kept
 from model.state_cache import Answered, StateCache
 from model.vocabulary import Vocabulary
 from model.window import Step, Steps, Window, WindowRule
@@ -110,6 +111,15 @@ class Engine:
             raise ArtifactError(
                 f"model {self.version} does not reproduce its golden answers on {self.device}: off by {worst:.2g}"
             )
+
+    @property
+    def kept(self) -> Kept:
+        """What became of the states that are kept; may be asked from any thread."""
+        states = self.states
+        if states is None:
+            return Kept()
+        counts = states.counts
+        return Kept(counts.hits, counts.refills, counts.evictions, states.users, states.bytes, states.compiled)
 
     def warm(self) -> None:
         """Predict once in each width of batch, so that no batch is the first of its shape. Raises NotFinite."""

@@ -41,6 +41,17 @@ class Counts:
     evictions: int = 0  # slots taken from the user who was idle for longest
 
 
+class Kept(NamedTuple):
+    """What an engine tells of the states that it keeps."""
+
+    hits: int = 0
+    refills: int = 0
+    evictions: int = 0
+    users: int = 0
+    bytes: int = 0
+    compiled: bool = False
+
+
 class Slots:
     """`count` slots, numbered from 0; the user who was idle for longest gives way."""
 

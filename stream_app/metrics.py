@@ -14,6 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from model.slots import Kept
 from stream_app.events import Reason
 from stream_app.history import Outcome
 from stream_app.observations import STAGES, BatchReport, Swap
@@ -65,6 +66,7 @@ class WorkerMetrics:
         for swap in Swap:
             self._swaps.labels(swap.value)
         self._flow()
+        self._states()
         self._times()
         self._quality()
 
@@ -90,6 +92,18 @@ class WorkerMetrics:
             self._letters.labels(reason.value)
         for outcome in Outcome:
             self._outcomes.labels(outcome.value)
+
+    def _states(self) -> None:
+        registry = self.registry
+        self._hits = Counter("nextmove_state_hits", "Events answered from states that were kept", registry=registry)
+        self._refills = Counter("nextmove_state_refills", "States computed from whole windows", registry=registry)
+        self._evictions = Counter("nextmove_state_evictions", "Users whose states gave way", registry=registry)
+        self._state_users = Gauge("nextmove_state_users", "Users whose states are kept", registry=registry)
+        self._state_bytes = Gauge("nextmove_state_bytes", "Memory set aside for states", registry=registry)
+        self._compiled = Gauge(
+            "nextmove_state_compiled_ratio", "1: steps run compiled; 0: they do not", registry=registry
+        )
+        self._kept = Kept()
 
     def _times(self) -> None:
         registry = self.registry
@@ -138,8 +152,16 @@ class WorkerMetrics:
         self._swaps.labels(result.value).inc()
         self._model.info({"version": model_version, "device": device})
 
-    def refresh(self, *, scores: LiveScores, unknown_fields: int, lags: Mapping[int, tuple[int, float]]) -> None:
-        """Set what is read off at a scrape: live quality, and per partition the lag in records and in seconds."""
+    def refresh(
+        self,
+        *,
+        scores: LiveScores,
+        unknown_fields: int,
+        lags: Mapping[int, tuple[int, float]],
+        kept: Kept = Kept(),  # noqa: B008  # a value
+    ) -> None:
+        """Set what is read off at a scrape: live quality, per partition the lag in records and in seconds, kept states."""
+        self._refresh_states(kept)
         self._unknown.set(unknown_fields)
         for name, score in (("model", scores.model), ("popularity", scores.popularity), ("repeat", scores.repeat)):
             self._set_score(name, score)
@@ -153,6 +175,17 @@ class WorkerMetrics:
         for partition, (records, seconds) in lags.items():
             self._lag.labels(partition).set(records)
             self._lag_s.labels(partition).set(seconds)
+
+    def _refresh_states(self, kept: Kept) -> None:
+        """Counts of another model begin at 0 again, and are added to those before."""
+        before = self._kept if kept.hits >= self._kept.hits and kept.refills >= self._kept.refills else Kept()
+        self._hits.inc(kept.hits - before.hits)
+        self._refills.inc(kept.refills - before.refills)
+        self._evictions.inc(max(0, kept.evictions - before.evictions))
+        self._state_users.set(kept.users)
+        self._state_bytes.set(kept.bytes)
+        self._compiled.set(kept.compiled)
+        self._kept = kept
 
     def _set_score(self, name: str, score: Score) -> None:
         self._scored.labels(name).set(score.events)

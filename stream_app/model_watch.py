@@ -43,7 +43,7 @@ class ModelWatch:
 
     def __init__(self, place: Path, at_work: Engine, *, load: Load, take: Take, tell: Tell) -> None:
         self._place = place
-        self._at_work = at_work
+        self.at_work = at_work
         self._load = load
         self._take = take
         self._tell = tell
@@ -63,7 +63,7 @@ class ModelWatch:
             found = await asyncio.to_thread(find, self._place)
             if found == self._refused:
                 return
-            if found.version != self._at_work.version:
+            if found.version != self.at_work.version:
                 await self._replace_by(found)
         except Exception as error:  # noqa: BLE001  # whatever a model raises, the one at work goes on
             if found is None or await asyncio.to_thread(_still_there, self._place, found):
@@ -72,15 +72,15 @@ class ModelWatch:
         self._refused = self._said = None
 
     async def _replace_by(self, found: Published) -> None:
-        if found.window != self._at_work.window:
+        if found.window != self.at_work.window:
             raise ArtifactError(
                 f"{found.directory}: model {found.version} has another window rule, and histories are kept by the old one: "
                 "restart the worker"
             )
         engine = await asyncio.to_thread(self._load, found.directory)
         await self._take(engine)
-        log.info("model %s has taken over from %s", engine.version, self._at_work.version)
-        self._at_work = engine
+        log.info("model %s has taken over from %s", engine.version, self.at_work.version)
+        self.at_work = engine
         self._tell(Swap.SWAPPED, engine)
 
     def _refuse(self, found: Published | None, error: Exception) -> None:
@@ -91,8 +91,8 @@ class ModelWatch:
         self._refused, said = found, (found and found.version, reason)
         if said != self._said:
             self._said = said
-            log.warning("model refused, %s stays at work: %s", self._at_work.version, reason)
-            self._tell(Swap.REFUSED, self._at_work)
+            log.warning("model refused, %s stays at work: %s", self.at_work.version, reason)
+            self._tell(Swap.REFUSED, self.at_work)
 
 
 def find(place: Path) -> Published:

@@ -100,6 +100,7 @@ class Worker:
             scores=self.pipeline.scores,
             unknown_fields=self.pipeline.unknown_fields,
             lags=web.lags(self._app, self._settings, self._last_ms),
+            kept=self.watch.at_work.kept,
         )
 
     async def watch_model(self) -> None:

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from model.slots import Kept
 from stream_app.events import Event, Reason
 from stream_app.history import Outcome
 from stream_app.metrics import AGES, SECONDS, BulkHistogram, WorkerMetrics
@@ -19,6 +20,8 @@ from stream_app.scoring import LiveScores
 from tests.stream_app.test_scoring import expectation
 
 ENDINGS = (
+    "_users",
+    "_bytes",
     "_seconds",
     "_ratio",
     "_records",
@@ -250,3 +253,16 @@ def test_before_the_first_value_all_buckets_are_there_and_zero() -> None:
     assert value(metrics, "nextmove_latency_seconds_sum") == 0
     found = [sample for sample in families(metrics)["nextmove_latency_seconds"].samples if "le" in sample.labels]
     assert len(found) == len(SECONDS) + 1
+
+
+def test_states_that_are_kept_are_counted_across_models() -> None:
+    metrics = WorkerMetrics(model_version="v", device="cpu", chunk_records=1)
+    for hits, refills in ((5, 2), (9, 2), (3, 1)):  # the last ones are another model's
+        kept = Kept(hits, refills, evictions=1, users=4, bytes=1000, compiled=True)
+        metrics.refresh(scores=LiveScores(("view",)), unknown_fields=0, lags={}, kept=kept)
+    value = metrics.registry.get_sample_value
+    assert value("nextmove_state_hits_total") == 9 + 3
+    assert value("nextmove_state_refills_total") == 2 + 1
+    assert value("nextmove_state_evictions_total") == 1 + 1
+    assert (value("nextmove_state_users"), value("nextmove_state_bytes")) == (4, 1000)
+    assert value("nextmove_state_compiled_ratio") == 1

@@ -1,0 +1,37 @@
+"""Devices: what is asked for, what is there, what is fastest."""
+
+import pytest
+import torch
+
+from model import devices
+from model.artifact import ArtifactError
+from model.devices import choose_device, scoring_precision
+
+
+def test_without_a_gpu_it_is_the_cpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert choose_device("auto") == "cpu"
+    assert choose_device("cpu") == "cpu"
+    with pytest.raises(ArtifactError, match="device cuda was asked for, but this machine has no usable GPU"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "compiled", "wanted"),
+    [
+        ({torch.float32: 9, torch.bfloat16: 8, torch.int8: 8}, True, "float32"),  # not clearly faster
+        ({torch.float32: 9, torch.bfloat16: 3, torch.int8: 1}, False, "bfloat16"),  # int8 wants a compiler
+        ({torch.float32: 9, torch.bfloat16: 3, torch.int8: 1}, True, "int8"),
+        ({torch.float32: 9, torch.bfloat16: 3, torch.int8: 2.9}, True, "bfloat16"),
+    ],
+)
+def test_a_lower_precision_has_to_be_clearly_faster(monkeypatch, seconds, compiled, wanted):
+    monkeypatch.setattr(devices, "_seconds", lambda device, dtype: seconds[dtype])
+    scoring_precision.cache_clear()
+    assert scoring_precision("cpu", compiled) == wanted
+    scoring_precision.cache_clear()
+
+
+def test_it_is_measured():
+    scoring_precision.cache_clear()
+    assert scoring_precision("cpu", compiled=True) in ("float32", "bfloat16", "int8")
