@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +20,16 @@ pytestmark = pytest.mark.kafka
 
 LEARN = 0.8  # of the events by time; the rest is played
 KILLS = 2
+STRIDE = 25  # half a window
 SPEED = 6000  # event time over wall time: the played part takes half a minute
 
 
 @pytest.fixture(scope="module")
 def model(taobao: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained on the first days of the log, as a user would."""
+    """Trained on the first days of the log, as a user would; with a stride, so that workers keep states of users."""
     directory = tmp_path_factory.mktemp("model") / "model"
-    done = nextmove("train", str(taobao), "--out", str(directory), "--split", str(LEARN), "--time-budget", "60", "-q")
+    options = ("--split", str(LEARN), "--stride", str(STRIDE), "--time-budget", "60", "-q")
+    done = nextmove("train", str(taobao), "--out", str(directory), *options)
     assert done.returncode == 0, done.stderr
     return directory
 
@@ -72,6 +75,9 @@ def test_every_event_is_answered_once_though_the_worker_is_killed_twice(
         assert player.wait() == 0
     assert len(asyncio.run(checker.read_topic(kafka.bootstrap, names.events))) == count
     wait_for_answers(kafka.bootstrap, names, at_least=count)
+    hits = re.search(r"^nextmove_state_hits_total (\S+)$", worker.get("/metrics")[1], re.MULTILINE)
+    assert hits is not None
+    assert float(hits[1]) > count / (KILLS + 1) / 2  # since the last kill
     assert worker.stop() == 0
 
     found = asyncio.run(checker.read(kafka.bootstrap, names))

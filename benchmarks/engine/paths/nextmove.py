@@ -11,6 +11,7 @@ from benchmarks.engine.paths.contract import Listed
 from benchmarks.engine.setting import Setting
 from benchmarks.engine.stream import BEHAVIORS, Poll, category_name, item_name
 from model.artifact import SCHEMA, Artifact, Manifest, TrainingRange
+from model.compiling import can_compile
 from model.config import NextMoveConfig
 from model.engine import Engine
 from model.forecast import Forecast
@@ -44,7 +45,13 @@ class NextMove:
 
 def build(setting: Setting, **options: Any) -> NextMove:
     """Options: `copy`, whether the network can copy from the window."""
-    engine = Engine(artifact(setting, **options), device=setting.device, top_k=setting.top_k, threads=setting.threads)
+    engine = Engine(
+        artifact(setting, **options),
+        device=setting.device,
+        top_k=setting.top_k,
+        threads=setting.threads,
+        compiled=can_compile(setting.device),
+    )
     return NextMove(engine.predict, {"poll": (setting.poll,)})
 
 
