@@ -5,18 +5,21 @@ Compiled code is cached on disk (torch's own cache; `TORCHINDUCTOR_CACHE_DIR` mo
 
 from __future__ import annotations
 
-import logging
 import shutil
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import threading
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch._dynamo
 
-log = logging.getLogger("nextmove")
-
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# Compiling traces, and older versions of torch let nobody call what is compiled while any thread traces: a model that is being
+# loaded must not disturb the one at work.
+ONE_AT_A_TIME = threading.RLock()
 
 
 def can_compile(device: str = "cpu") -> bool:
@@ -29,7 +32,19 @@ def can_compile(device: str = "cpu") -> bool:
     return any(name and shutil.which(name) for name in candidates)
 
 
-def compiled(program: Callable[P, R]) -> Callable[P, R]:
-    """One program per shape of its inputs; compiled when first called with it."""
+def compiled(
+    program: Callable[P, R], *, dynamic: bool = False, options: Mapping[str, Any] | None = None
+) -> Callable[P, R]:
+    """One program per shape of its inputs, or with `dynamic` one for all; compiled when first called with it.
+
+    May be called from several threads, one of which works.
+    """
     torch._dynamo.config.recompile_limit = 256  # noqa: SLF001  # public by its documentation; one compilation per bucket and model
-    return torch.compile(program, dynamic=False, fullgraph=True)
+    found = torch.compile(program, dynamic=dynamic, fullgraph=True, options=None if options is None else dict(options))
+
+    @wraps(program)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ONE_AT_A_TIME:
+            return found(*args, **kwargs)
+
+    return run

@@ -12,12 +12,13 @@ denominator and is never listed. Knows nothing of items.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.compiling import compiled as compile_program
 from model.topk import first_k
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -243,8 +244,8 @@ def choose(best: Tensor, mass: Tensor, keep: int) -> tuple[Tensor, Tensor, Tenso
 
 def compile_(function: Callable[P, R]) -> Callable[P, R]:
     """One loop for all shapes; nothing between is written to memory, however often it is read."""
-    options: Any = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
-    return torch.compile(function, dynamic=True, options=options)
+    limits = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
+    return compile_program(function, dynamic=True, options=limits)
 
 
 def prepare(vectors: Tensor, offsets: Tensor, precision: Precision) -> Table:

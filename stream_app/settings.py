@@ -51,8 +51,9 @@ class Settings(BaseSettings):
         "computed anew. For models whose window rule has a stride",
     )
     compile: bool = Field(
-        True,
-        description="compile the model's steps where a C++ compiler is on the machine; the first start takes a minute",
+        False,
+        description="compile the model's steps, where a C++ compiler is on the machine: several times faster, but a worker is "
+        "ready a minute later the first time, and some seconds later from then on",
     )
     device_timeout_s: Seconds = Field(
         120.0, description="a device silent for longer ends the worker, for whoever supervises it to start it again"
