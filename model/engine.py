@@ -105,7 +105,10 @@ class Engine:
     def check_golden(self) -> None:
         """Raises ArtifactError when the model no longer gives the answers that it was published with."""
         golden = self.manifest.golden
-        answers = self._answer([one.window for one in golden], GOLDEN_TOP_K)
+        try:
+            answers = self._answer([one.window for one in golden], GOLDEN_TOP_K)
+        except NotFinite:
+            raise ArtifactError(f"model {self.version} answers with numbers that are not finite") from None
         worst = max((difference(one.forecast, answer) for one, answer in zip(golden, answers, strict=True)), default=0)
         if not worst <= GOLDEN_TOLERANCE:
             raise ArtifactError(

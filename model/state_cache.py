@@ -139,15 +139,17 @@ class StateCache:
         """One more event of each of at most `room` distinct users, in parts of at most `most`.
 
         `window(n)` is the whole window of step n; it is asked for where nothing fits. After an error the states of all these
-        users are dropped.
+        users are dropped; where memory was short, passes are smaller from then on.
         """
         try:
             slots = self._placed(steps, window)
             for begin in range(0, len(steps), self.most):
                 part = slice(begin, begin + self.most)
                 yield self._advanced(steps[part], slots[part])
-        except BaseException:
+        except BaseException as error:
             self.distrust(steps)
+            if isinstance(error, torch.OutOfMemoryError):
+                self.most = max((size for size in self.buckets if size < self.most), default=self.most)
             raise
 
     def _advanced(self, steps: Sequence[Step], slots: Sequence[int]) -> Answered:

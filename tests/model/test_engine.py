@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model import artifact
 from model.engine import ArtifactError, Engine, NotFinite
 from model.forecast import difference
 from model.window import Window
@@ -176,3 +178,12 @@ def test_an_answer_that_is_not_finite_is_no_answer(engine, monkeypatch, head, nu
     monkeypatch.setattr(engine, "_model", broken)
     with pytest.raises(NotFinite, match="not finite"):
         engine.predict(asked)
+
+
+def test_a_model_of_no_numbers_is_refused_at_load(model_directory):
+    parts = artifact.load(model_directory)
+    with torch.no_grad():
+        parts.model.item_query.weight[0, 0] = math.nan
+    engine = Engine(parts, device="cpu")
+    with pytest.raises(ArtifactError, match="answers with numbers that are not finite"):
+        engine.check_golden()

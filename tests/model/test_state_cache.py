@@ -207,6 +207,26 @@ def test_an_error_in_the_middle_leaves_nothing_to_trust(parts, whole):
     assert same(engine.predict(Stream(windows[40:], steps[40:])), whole.predict(windows[40:])) < 1e-5
 
 
+def test_where_memory_is_short_passes_get_smaller(parts, whole):
+    """Whoever asked asks again for less, and so it fits at last."""
+    engine = keeping(parts, slots=16, buckets=(1, 2, 8))
+    engine.states.most = 8
+    windows, steps = stream(40, users=12)
+    network, sizes = engine.states._program, []
+
+    def cramped(pool, event, named):
+        sizes.append(len(event.slots))
+        if len(event.slots) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return network(pool, event, named)
+
+    engine.states._program = cramped
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.predict(Stream(windows, steps))
+    assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+    assert (sizes[0], max(sizes[1:])) == (8, 2)
+
+
 def test_a_name_that_no_vocabulary_knows_is_copied_from_what_is_kept(parts):
     engine = keeping(parts, slots=4)
     life = Life("user-0")
