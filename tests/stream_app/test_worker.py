@@ -10,6 +10,7 @@ import pytest
 from faust.types import TP
 from prometheus_client import generate_latest
 
+from model.slots import Kept
 from stream_app import web
 from stream_app.agent import PredictionAgent
 from stream_app.intake import Chunk, ChunkLimits, ChunkScheduler
@@ -44,6 +45,7 @@ def worker() -> Worker:
     worker.pipeline = pipeline()
     worker.metrics = WorkerMetrics(model_version="echo-1", device="cpu", chunk_records=8)
     worker.agent = PredictionAgent(app, settings, worker.pipeline, worker._table, worker.observe)
+    worker.watch = SimpleNamespace(at_work=SimpleNamespace(kept=Kept(hits=7)))  # type: ignore[assignment]
     return worker
 
 
@@ -59,6 +61,7 @@ def test_a_chunk_that_is_done_shows_in_the_metrics(worker: Worker, monkeypatch: 
     worker.observe(BatchReport(0, 1).done(batch, outputs, records))
     worker.refresh_metrics()
     assert sample(worker, "nextmove_records_total") == 1
+    assert sample(worker, "nextmove_state_hits_total") == 7
     assert sample(worker, "nextmove_records_with_unknown_fields") == 1
     assert sample(worker, 'nextmove_input_lag_records{partition="0"}') == 10 - 4
     assert sample(worker, 'nextmove_input_lag_seconds{partition="0"}') == pytest.approx(3)
