@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -197,14 +198,11 @@ class Engine:
         for some in groups(steps, states.room):
             chosen = [step for position in some if (step := steps[position]) is not None]
             done = 0
-            for part in states.advance(chosen, picked(windows, some)):
-                try:
+            with closing(states.advance(chosen, picked(windows, some))) as parts:  # at once, if this raises
+                for part in parts:
                     found = self._forecasts(part, k)
-                except NotFinite:
-                    states.distrust(chosen)
-                    raise
-                answers.update(zip(some[done:], found, strict=False))
-                done += len(found)
+                    answers.update(zip(some[done:], found, strict=False))
+                    done += len(found)
         return [answers[position] for position in range(len(windows))]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -135,11 +135,11 @@ class StateCache:
         """Forget everything."""
         self._slots.clear()
 
-    def advance(self, steps: Sequence[Step], window: Callable[[int], Window]) -> Iterator[Answered]:
+    def advance(self, steps: Sequence[Step], window: Callable[[int], Window]) -> Generator[Answered, None, None]:
         """One more event of each of at most `room` distinct users, in parts of at most `most`.
 
-        `window(n)` is the whole window of step n; it is asked for where nothing fits. After an error the states of all these
-        users are dropped; where memory was short, passes are smaller from then on.
+        `window(n)` is the whole window of step n; it is asked for where nothing fits. After an error, or if it is closed before
+        its end, the states of all these users are dropped; where memory was short, passes are smaller from then on.
         """
         try:
             slots = self._placed(steps, window)
