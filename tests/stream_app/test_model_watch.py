@@ -222,7 +222,7 @@ def no_model(place: Path) -> None:
         (half_write, "vocabulary.json is missing"),
         (break_manifest, "manifest.json is damaged"),
         (golden_of_another, "does not reproduce its golden answers"),
-        (not_finite, "NotFinite: the model answered with numbers that are not finite"),
+        (not_finite, "answers with numbers that are not finite"),
         (newer_schema, "upgrade the program"),
         (another_rule, "has another window rule, .*: restart the worker"),
         (no_model, "no model directory at"),
