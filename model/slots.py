@@ -101,8 +101,3 @@ class Slots:
             return None
         self._free.append(found[0])
         return found[0]
-
-    def clear(self) -> None:
-        """Nothing that is kept is to be trusted."""
-        for user_id in list(self._users):
-            self.drop(user_id)

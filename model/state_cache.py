@@ -131,10 +131,6 @@ class StateCache:
             times.append(time.perf_counter() - begun)
         return min(times) / rows
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._slots.clear()
-
     def advance(self, steps: Sequence[Step], window: Callable[[int], Window]) -> Generator[Answered, None, None]:
         """One more event of each of at most `room` distinct users, in parts of at most `most`.
 
