@@ -185,10 +185,12 @@ def test_what_is_not_finite_is_not_kept(parts, whole, monkeypatch):
         return found._replace(heads=heads, keys_values=poisoned)
 
     engine.states._program = broken
-    with pytest.raises(NotFinite):
+    with pytest.raises(NotFinite) as caught:
         engine.predict(Stream(windows[40:42], steps[40:42]))
     engine.states._program = network
+    assert engine.states.users == 4 - len({step.user_id for step in steps[40:42]})
     assert same(engine.predict(Stream(windows[40:], steps[40:])), whole.predict(windows[40:])) < 1e-5
+    assert caught.tb is not None, "what was dropped was dropped while somebody still looked at the error"
 
 
 def test_an_error_in_the_middle_leaves_nothing_to_trust(parts, whole):
