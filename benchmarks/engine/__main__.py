@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.engine.chart import draw
 from benchmarks.engine.paths import PATHS
 from benchmarks.engine.paths.contract import Missing
 from benchmarks.engine.plan import Plan, quick
-from benchmarks.engine.report import write_report
+from benchmarks.engine.report import render
 from benchmarks.engine.setting import Setting
 from benchmarks.engine.suites import SUITES
 from benchmarks.machine import ROOT
+from benchmarks.report import add_places, write_report
 from benchmarks.stream import rounds
 from benchmarks.stream.rounds import note
 
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     if options.report:
-        write_report(result, options.report)
+        write_report(result, options.report, draw, render)
     for failure in rounds.failures:
         note(f"FAILED: {failure}")
     return 1 if rounds.failures else 0
@@ -113,10 +115,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", metavar="A,B,…", help="cores, one pass for each (default: 1,2; 1 on a GPU)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--runs", type=int, default=Plan.runs, metavar="N", help=f"of each path (default: {Plan.runs})")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the figures (default: results.json of the report)")
-    parser.add_argument("--merge", action="store_true", help="keep the figures of FILE that are not measured now")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="where README.md and the chart go; see below")
-    parser.add_argument("--only-report", action="store_true", help="measure nothing, write the report from FILE")
+    add_places(parser)
     parser.epilog = (
         f"Without --json and --report everything goes to {HERE.relative_to(ROOT)}, of a GPU to a folder of its name below "
         "gpu/, or with --quick to var/benchmarks/engine; with --json alone there is no report."

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from benchmarks.engine.chart import draw
 from benchmarks.engine.paths import PATHS
 from benchmarks.tables import Column, Row, machine_and_versions, number, spread, table
-
-CHART = "chart.svg"
-
-
-def write_report(result: Mapping[str, Any], folder: Path) -> None:
-    """README.md and, where matplotlib is installed, the chart."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = draw(result.get("throughput", []), folder / CHART)
-    (folder / "README.md").write_text(render(result, chart=CHART if drawn else None))
 
 
 def render(result: Mapping[str, Any], chart: str | None = None) -> str:

@@ -11,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import add_places, write_report
 from benchmarks.stream import machine, rounds
 from benchmarks.stream.brokers import Embedded, kafka
+from benchmarks.stream.chart import draw
 from benchmarks.stream.paths import PATHS, PeerPath
 from benchmarks.stream.plan import QUICK, WINDOW, Plan, Sizes
 from benchmarks.stream.programs import ROOT
-from benchmarks.stream.report import write_report
-from benchmarks.stream.suites import codecs, latency, partitions, producing, profile, throughput, users, workers
+from benchmarks.stream.report import render
+from benchmarks.stream.suites import codecs, engine, latency, partitions, producing, profile, throughput, users, workers
 from benchmarks.stream.trained_model import trained_model
 
 HERE = Path(__file__).parent
@@ -28,6 +30,7 @@ SUITES: dict[str, Callable[[Plan], Any]] = {
     "producing": producing.measure,
     "users": users.measure,
     "workers": workers.measure,
+    "engine": engine.measure,
     "latency": latency.measure,
     "profile": profile.measure,
     "codecs": codecs.measure,
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     if options.report:
-        write_report(result, options.report)
+        write_report(result, options.report, draw, render)
     for failure in rounds.failures:
         rounds.note(f"FAILED: {failure}")
     return 1 if rounds.failures else 0
@@ -121,10 +124,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--window", type=int, default=WINDOW, metavar="N", help="events of nextmove_constant's window")
     parser.add_argument("--runs", type=int, metavar="N", help=f"of each path (default: {Sizes.runs})")
     parser.add_argument("--events", type=int, metavar="N", help=f"most of a load (default: {Sizes.events:,})")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the figures (default: results.json of the report)")
-    parser.add_argument("--merge", action="store_true", help="keep the sections of FILE that are not measured now")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="where README.md and the chart go; see below")
-    parser.add_argument("--only-report", action="store_true", help="measure nothing, write the report from FILE")
+    add_places(parser)
     parser.epilog = (
         f"Without --json and --report everything goes to {HERE.relative_to(ROOT)}, or with --quick to "
         "var/benchmarks/stream; with --json alone there is no report."

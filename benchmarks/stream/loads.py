@@ -88,6 +88,16 @@ def user_id(number: int) -> str:
     return f"u{number:07d}"
 
 
+def item_id(number: int) -> str:
+    """The id of the item of that rank."""
+    return f"i{number:06d}"
+
+
+def category_id(number: int) -> str:
+    """The category of the item of that rank."""
+    return f"c{number % CATEGORIES:04d}"
+
+
 def zipf(random: np.random.Generator, count: int, ranks: int, skew: float) -> np.ndarray:
     """`count` ranks from 0, with probability proportional to (rank + 1)^-skew."""
     weights = np.cumsum(np.arange(1, ranks + 1, dtype=np.float64) ** -skew)
@@ -105,8 +115,8 @@ def frame(random: np.random.Generator, users: np.ndarray, start_ms: int = START_
             "user_id": [user_id(number) for number in users.tolist()],
             "timestamp": times,
             "behavior": random.choice(BEHAVIORS, count, p=BEHAVIOR_SHARES).tolist(),
-            "item_id": [f"i{number:06d}" for number in items.tolist()],
-            "category": [f"c{number:04d}" for number in (items % CATEGORIES).tolist()],
+            "item_id": [item_id(number) for number in items.tolist()],
+            "category": [category_id(number) for number in items.tolist()],
             "price": prices,
             "event_id": [text.hex() for text in np.frombuffer(random.bytes(16 * count), "V16").tolist()],
         }

@@ -27,6 +27,7 @@ class Sizes:
         5  # on which the real log is played: what a worker has answered ahead when measuring begins must not count
     )
     scale_events: int = 200_000
+    engine_events: int = 60_000
     users: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     partitions: tuple[int, ...] = (1, 4, 8, 32)
     latency_shares: tuple[float, ...] = (0.1, 0.5, 0.8)  # of the peak rate
@@ -36,7 +37,7 @@ class Sizes:
 
 
 QUICK = Sizes(
-    warm_up_runs=2, runs=1, scale_runs=1, events=20_000, real_events=20_000, days=1, scale_events=20_000, users=(1_000, 20_000), partitions=(1, 8),
+    warm_up_runs=2, runs=1, scale_runs=1, events=20_000, real_events=20_000, days=1, scale_events=20_000, engine_events=4_000, users=(1_000, 20_000), partitions=(1, 8),
     latency_shares=(0.1, 0.5), latency_s=5.0, profile_s=2.0, train_s=20.0,
 )  # fmt: skip
 

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from benchmarks.stream.chart import draw
 from benchmarks.stream.paths import PATHS
 from benchmarks.tables import Column, machine_and_versions, number, spread, table, text, when
-
-CHART = "chart.svg"
-
-
-def write_report(result: Mapping[str, Any], folder: Path) -> None:
-    """README.md and, where matplotlib is installed, the chart."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = draw(result.get("throughput", []), folder / CHART)
-    (folder / "README.md").write_text(render(result, chart=CHART if drawn else None))
 
 
 def render(result: Mapping[str, Any], chart: str | None = None) -> str:
@@ -108,6 +97,16 @@ def _workers(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _engine(result: Mapping[str, Any]) -> list[str]:
+    return [
+        f"## With the engine's network {when(result, 'engine')}",
+        "The whole worker with the network of [benchmarks/engine](../engine/README.md) and random weights: width 128, 2 layers, windows "
+        "of 51 … 100 events, 50,000 items, top-10; plain, and with the copy path. 2,000 users, all alike, who have full histories "
+        "before the worker starts; it keeps all their states. Worker, broker and model share the machine's cores.",
+        table(result["engine"], ENGINE),
+    ]
+
+
 def _latency(result: Mapping[str, Any]) -> list[str]:
     return [
         f"## Latency {when(result, 'latency')}",
@@ -160,6 +159,7 @@ SECTIONS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "partitions": _partitions,
     "producing": _producing,
     "workers": _workers,
+    "engine": _engine,
     "latency": _latency,
     "profile": _profile,
     "codecs": _codecs,
@@ -203,6 +203,13 @@ RECOVERY: list[Column] = [
 PARTITIONS: list[Column] = [("partitions", number("partitions")), *RATE, *MEMORY]
 PRODUCING: list[Column] = [("change", text("change")), *RATE, *MEMORY]
 WORKERS: list[Column] = [("workers", number("workers")), *RATE, ("× one", number("ratio_to_one_worker", 2)), *MEMORY]
+ENGINE: list[Column] = [
+    ("broker", lambda row: _broker(row["broker"])),
+    ("network", text("network")),
+    *RATE,
+    *MEMORY,
+    ("events", number("events")),
+]
 LATENCY: list[Column] = [
     ("of peak", lambda row: f"{row['share_of_peak']:.0%}"),
     ("events/s", number("events_per_s")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -55,9 +55,18 @@ def build(setting: Setting, **options: Any) -> NextMove:
     return NextMove(engine.predict, {"poll": (setting.poll,)})
 
 
-def artifact(setting: Setting, *, copy: bool) -> Artifact:
-    """A model directory in memory, with random weights of the setting's seed."""
-    names = vocabulary(setting)
+class Naming(NamedTuple):
+    """What items, their categories and behaviours are called."""
+
+    item: Callable[[int], str]  # by row, from 0
+    category: Callable[[int], str]  # by the item's row
+    behaviors: Sequence[str]
+
+
+def artifact(setting: Setting, *, copy: bool, naming: Naming | None = None) -> Artifact:
+    """A model directory in memory, with random weights of the setting's seed; named as the stream does by default."""
+    naming = naming or Naming(item_name, lambda row: category_name(row, setting), BEHAVIORS)
+    names = vocabulary(setting, naming)
     config = NextMoveConfig(
         positions=setting.window,
         item_rows=names.items.rows,
@@ -79,8 +88,8 @@ def artifact(setting: Setting, *, copy: bool) -> Artifact:
         schema=SCHEMA,
         version="random",
         window=setting.rule,
-        behaviors=list(BEHAVIORS),
-        goal=BEHAVIORS[-1],
+        behaviors=list(naming.behaviors),
+        goal=naming.behaviors[-1],
         goal_horizon_ms=1,
         churn_horizon_ms=1,
         training=TrainingRange(events=0, users=0, from_ms=0, until_ms=0, preset="base", seed=setting.seed, epochs=0),
@@ -91,11 +100,11 @@ def artifact(setting: Setting, *, copy: bool) -> Artifact:
     return Artifact(model, names, manifest)
 
 
-def vocabulary(setting: Setting) -> Vocabulary:
-    """The names of the stream, the most frequent first."""
-    items = {item_name(row): setting.items // (row + 1) + 1 for row in range(setting.items)}
-    category = {item_name(row): category_name(row, setting) for row in range(setting.items)}
+def vocabulary(setting: Setting, naming: Naming) -> Vocabulary:
+    """All names, the most frequent first."""
+    items = {naming.item(row): setting.items // (row + 1) + 1 for row in range(setting.items)}
+    category = {naming.item(row): naming.category(row) for row in range(setting.items)}
     counts: dict[str, int] = {}
     for item, count in items.items():
         counts[category[item]] = counts.get(category[item], 0) + count
-    return build_vocabulary(items, counts, category, BEHAVIORS, BEHAVIORS[-1])
+    return build_vocabulary(items, counts, category, naming.behaviors, naming.behaviors[-1])

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.engine import __main__ as program
+from benchmarks.engine.chart import draw
 from benchmarks.engine.paths import PATHS, Entry
-from benchmarks.engine.report import write_report
+from benchmarks.engine.report import render
 from benchmarks.engine.suites import overlap, summary, with_ratios
+from benchmarks.report import write_report
 
 FIGURES = {
     "events_per_s",
@@ -94,5 +96,5 @@ def test_overlap_is_with_the_first_path_of_the_same_weights() -> None:
 
 
 def test_the_committed_page_is_made_from_the_committed_figures(tmp_path: Path) -> None:
-    write_report(json.loads((program.HERE / "results.json").read_text()), tmp_path)
+    write_report(json.loads((program.HERE / "results.json").read_text()), tmp_path, draw, render)
     assert (program.HERE / "README.md").read_text() == (tmp_path / "README.md").read_text()
