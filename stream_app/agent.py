@@ -212,21 +212,27 @@ class PredictionAgent:
         """Steps 4 and 5; their time is counted once, in the first chunk's report."""
         report = together[0].report
         with report.stage("infer"):  # 4. Infer
-            windows = self._pipeline.windows(chunk.batch for chunk in together)
-            answer = asyncio.get_running_loop().run_in_executor(self._device, self._pipeline.infer, windows)
-            deadline = monotonic() + self._settings.device_timeout_s
-            while not answer.done():
-                await asyncio.wait({answer}, timeout=MOVING_S)
-                if monotonic() > deadline and not answer.done():
-                    within = f"{self._settings.device_timeout_s:g} s"
-                    raise DeviceHangs(f"the device has not answered {len(windows)} windows within {within}")
-                if self._moving:  # a rebalance does not wait for the device
-                    self._drop([*together, *waiting()])
-            forecasts = iter(answer.result())
+            forecasts = await self._infer(together, waiting)
         with report.stage("score"):  # 5. Score
             if not self._may_go_on(together):
                 return []
             return [await self._conclude(chunk.batch, forecasts) for chunk in together]
+
+    async def _infer(
+        self, together: list[Prepared], waiting: Callable[[], list[Prepared]]
+    ) -> Iterator[Forecast | Rejected]:
+        """What the model says of all windows, in order. Raises DeviceHangs."""
+        windows = self._pipeline.windows(chunk.batch for chunk in together)
+        answer = asyncio.get_running_loop().run_in_executor(self._device, self._pipeline.infer, windows)
+        deadline = monotonic() + self._settings.device_timeout_s
+        while not answer.done():
+            await asyncio.wait({answer}, timeout=MOVING_S)
+            if monotonic() > deadline and not answer.done():
+                within = f"{self._settings.device_timeout_s:g} s"
+                raise DeviceHangs(f"the device has not answered {len(windows)} windows within {within}")
+            if self._moving:  # a rebalance does not wait for the device
+                self._drop([*together, *waiting()])
+        return iter(answer.result())
 
     async def _conclude(self, batch: Batch, forecasts: Iterator[Forecast | Rejected]) -> Outputs:
         """The outputs of a chunk, whose forecasts come next."""
@@ -235,6 +241,7 @@ class PredictionAgent:
             own = list(islice(forecasts, len(part.requests)))
             self._pipeline.score(part, own)
             outputs.add(self._pipeline.conclude(part, own))
+            del part
             await asyncio.sleep(0)  # so that deliveries go on
         return outputs
 

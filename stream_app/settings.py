@@ -110,7 +110,7 @@ class Settings(BaseSettings):
         256, description="most records of one user in a chunk; what is not committed is kept in the user's history"
     )
     scored_per_chunk: Count = Field(
-        256, description="live quality: about so many events of a chunk are scored; of larger chunks a sample of users"
+        64, description="live quality: about so many events of a chunk are scored; of larger chunks a sample of users"
     )
     chunks_queued: Count = Field(4, description="chunks read ahead; dropped when partitions move")
     chunks_prepared: Annotated[int, Field(ge=1, le=16)] = Field(
