@@ -10,8 +10,8 @@
 
 Three tasks share the steps, so that each overlaps with the others: 1 to 3, then 4 and 5 with the encoding of what they
 give, then 6; and 7 overlaps with the next 6 where that does no harm. All that waits for the device goes there together,
-one chunk of each partition. Queues between them are short, and nothing is fetched while something waits for the device:
-a slow device or a slow broker stops the intake, and what comes meanwhile makes larger chunks. A step that fails ends the
+one chunk of each partition. Queues between them are short, and nothing is fetched while something waits, for the device or
+to be delivered: a slow device or a slow broker stops the intake, and what comes meanwhile makes larger chunks. A step that fails ends the
 worker, and the chunks come again; the fold is idempotent, and a prediction's id is its record's place.
 """
 
