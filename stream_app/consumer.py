@@ -51,13 +51,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if not active:
             return {}
         if not self.app.tables.changelog_topics.isdisjoint(tp.topic for tp in active):  # recovery reads ahead
+            consumer.resume(*consumer.assignment())  # a fetch from before partitions moved may have paused them
             return await super()._fetch_records(consumer, active, timeout, max_records)
         await asyncio.sleep(self._fetched_s + self.app.fetch_interval_s - monotonic())  # type: ignore[attr-defined]  # `worker.App`
+        consumer.pause(*consumer.assignment())  # changelogs as well: a fetch of theirs alone would hold ours up
         consumer.resume(*(tp for tp in consumer.assignment() if tp in active))
         try:
             return await super()._fetch_records(consumer, active, timeout, max_records)
         finally:
-            consumer.pause(*consumer.assignment())
+            consumer.pause(*(tp for tp in consumer.assignment() if tp in active))
             self._fetched_s = monotonic()
 
 

@@ -89,7 +89,11 @@ async def test_a_partition_that_is_not_asked_for_keeps_its_records(
 
 
 async def test_recovery_reads_ahead(consumer: AIOKafkaConsumer[bytes, bytes], producer: AIOKafkaProducer) -> None:
-    fetching = Fetching(consumer, interval_s=LIMIT_S)
+    fetching = Fetching(consumer)
+    await send(producer, PLACE, b"0")
+    assert await fetching.fetch(PLACE) == {PLACE: [b"0"]}
+    assert consumer.paused() == consumer.assignment(), "then partitions move, and it recovers anew"
+    fetching.app.fetch_interval_s = LIMIT_S
     for value in (b"1", b"2", b"3"):
         await send(producer, CHANGELOG, value)
         assert await fetching.fetch(CHANGELOG) == {CHANGELOG: [value]}
