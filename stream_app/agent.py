@@ -10,8 +10,8 @@
 
 Three tasks share the steps, so that each overlaps with the others: 1 to 3, then 4 and 5 with the encoding of what they
 give, then 6; and 7 overlaps with the next 6 where that does no harm. All that waits for the device goes there together,
-one chunk of each partition. Queues between them are short, and nothing is fetched while something waits for the device:
-a slow device or a slow broker stops the intake, and what comes meanwhile makes larger chunks. A step that fails ends the
+one chunk of each partition. Queues between them are short, and nothing is fetched while something waits, for the device or
+to be delivered: a slow device or a slow broker stops the intake, and what comes meanwhile makes larger chunks. A step that fails ends the
 worker, and the chunks come again; the fold is idempotent, and a prediction's id is its record's place.
 """
 
@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from time import monotonic
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import faust
 from faust.types import TP, EventT, StreamT
@@ -91,6 +91,7 @@ class TakenUp:
 
     at_s: float  # monotonic: since when
     chunks: int  # that are not acknowledged
+    leaving: bool = False  # they are being delivered, or are
 
 
 class Answered(NamedTuple):
@@ -128,7 +129,8 @@ class PredictionAgent:
         self._deliveries = Deliveries(settings)
         self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
         self._in_work: list[TakenUp] = []  # in steps 4 to 7
-        self._taken_up = asyncio.Event()
+        self._leaving = asyncio.Event()
+        self._handed_over: asyncio.Queue[Any] = asyncio.Queue()  # chunks that Faust has for us
         self._one_model = asyncio.Lock()  # held while chunks are in steps 4 and 5: one model answers and encodes them
 
     @property
@@ -137,11 +139,16 @@ class PredictionAgent:
         return monotonic() - self._in_work[0].at_s if self._in_work else 0.0
 
     async def wants_more(self) -> None:
-        """Wait until all that was fetched is on the device or further; what comes meanwhile makes one larger chunk."""
-        while len(self._app.consumer.unacked) > sum(taken.chunks for taken in self._in_work):
-            self._taken_up.clear()
+        """Wait until all that was fetched is on its way out; what comes meanwhile makes one larger chunk."""
+        while self._fetched > sum(taken.chunks for taken in self._in_work if taken.leaving):
+            self._leaving.clear()
             with suppress(TimeoutError):  # Faust may have dropped some
-                await asyncio.wait_for(self._taken_up.wait(), MOVING_S)
+                await asyncio.wait_for(self._leaving.wait(), MOVING_S)
+
+    @property
+    def _fetched(self) -> int:
+        """Chunks that were fetched and are not acknowledged."""
+        return self._handed_over.qsize() + len(self._app.consumer.unacked)
 
     async def swap(self, predictor: Predictor) -> None:
         """Another model answers from the next chunks on; those on the device keep theirs. Raises ValueError."""
@@ -158,6 +165,7 @@ class PredictionAgent:
         """Work on the chunks of `stream` until it ends; the first failure of any step ends it."""
         prepared: asyncio.Queue[Prepared] = asyncio.Queue(self._settings.chunks_prepared)
         answered: asyncio.Queue[Answered] = asyncio.Queue(1)
+        self._handed_over = cast(Any, stream.channel).queue
         events: AsyncIterable[EventT[list[Record]]] = stream.noack().events()  # type: ignore[attr-defined]  # Stream's
         async with self._deliveries, asyncio.TaskGroup() as tasks:
             answering = tasks.create_task(self._answer_all(prepared, answered))
@@ -181,20 +189,21 @@ class PredictionAgent:
         return Prepared(event, records, batch, report, self._assignment)
 
     async def _answer_all(self, prepared: asyncio.Queue[Prepared], answered: asyncio.Queue[Answered]) -> None:
-        """Answer what is prepared, in order: all that waits goes together, but only one chunk of each partition."""
+        """Answer what is prepared, in order: all that waits, and a turn as a whole, but only one chunk of each partition."""
         held: list[Prepared] = []  # at most one, of a partition that has a chunk on the device
         while True:
             await answered.join()  # those before are being delivered: who comes meanwhile goes together with who waits
             together = [held.pop() if held else await prepared.get()]
-            while not held and not prepared.empty():
-                chunk = prepared.get_nowait()
+            while not held and len(together) <= self._settings.chunks_prepared:
+                chunk = await _next(prepared, goes_on=together[-1].records.turn_goes_on)
+                if chunk is None:
+                    break
                 (held if chunk.tp in [other.tp for other in together] else together).append(chunk)
             self._drop([chunk for chunk in together if not self._is_ours(chunk)])
             together = [chunk for chunk in together if self._is_ours(chunk)]  # whom those must not take along
             if together and self._may_go_on(together):
                 taken_up = TakenUp(monotonic(), len(together))
                 self._in_work.append(taken_up)
-                self._taken_up.set()
                 async with self._one_model:
                     outputs = await self._answer(together, lambda: [*held, *_all_of(prepared)])
                 await answered.put(Answered(together, outputs, taken_up))
@@ -203,21 +212,27 @@ class PredictionAgent:
         """Steps 4 and 5; their time is counted once, in the first chunk's report."""
         report = together[0].report
         with report.stage("infer"):  # 4. Infer
-            windows = self._pipeline.windows(chunk.batch for chunk in together)
-            answer = asyncio.get_running_loop().run_in_executor(self._device, self._pipeline.infer, windows)
-            deadline = monotonic() + self._settings.device_timeout_s
-            while not answer.done():
-                await asyncio.wait({answer}, timeout=MOVING_S)
-                if monotonic() > deadline and not answer.done():
-                    within = f"{self._settings.device_timeout_s:g} s"
-                    raise DeviceHangs(f"the device has not answered {len(windows)} windows within {within}")
-                if self._moving:  # a rebalance does not wait for the device
-                    self._drop([*together, *waiting()])
-            forecasts = iter(answer.result())
+            forecasts = await self._infer(together, waiting)
         with report.stage("score"):  # 5. Score
             if not self._may_go_on(together):
                 return []
             return [await self._conclude(chunk.batch, forecasts) for chunk in together]
+
+    async def _infer(
+        self, together: list[Prepared], waiting: Callable[[], list[Prepared]]
+    ) -> Iterator[Forecast | Rejected]:
+        """What the model says of all windows, in order. Raises DeviceHangs."""
+        windows = self._pipeline.windows(chunk.batch for chunk in together)
+        answer = asyncio.get_running_loop().run_in_executor(self._device, self._pipeline.infer, windows)
+        deadline = monotonic() + self._settings.device_timeout_s
+        while not answer.done():
+            await asyncio.wait({answer}, timeout=MOVING_S)
+            if monotonic() > deadline and not answer.done():
+                within = f"{self._settings.device_timeout_s:g} s"
+                raise DeviceHangs(f"the device has not answered {len(windows)} windows within {within}")
+            if self._moving:  # a rebalance does not wait for the device
+                self._drop([*together, *waiting()])
+        return iter(answer.result())
 
     async def _conclude(self, batch: Batch, forecasts: Iterator[Forecast | Rejected]) -> Outputs:
         """The outputs of a chunk, whose forecasts come next."""
@@ -226,6 +241,7 @@ class PredictionAgent:
             own = list(islice(forecasts, len(part.requests)))
             self._pipeline.score(part, own)
             outputs.add(self._pipeline.conclude(part, own))
+            del part
             await asyncio.sleep(0)  # so that deliveries go on
         return outputs
 
@@ -240,6 +256,8 @@ class PredictionAgent:
             if not group.outputs or not self._may_go_on(group.chunks):
                 self._in_work.remove(group.taken_up)
                 continue
+            group.taken_up.leaving = True
+            self._leaving.set()
             outputs = await self._emit(group)
             if commit is not None:
                 await asyncio.wait({commit})  # one that fails ends the others, this one too
@@ -332,6 +350,15 @@ class PredictionAgent:
             await asyncio.sleep(0 if attempt < 2 else 0.05)  # what Faust had left over goes with the first attempt
         places = ", ".join(f"{offset} of {tp.topic}-{tp.partition}" for tp, offset in left.items())
         raise CommitFailed(f"offset {places} could not be committed")
+
+
+async def _next(queue: asyncio.Queue[Prepared], *, goes_on: bool) -> Prepared | None:
+    """What waits; if the turn goes on also what comes, but Faust may have dropped that."""
+    if goes_on:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MOVING_S):
+                return await queue.get()
+    return None if queue.empty() else queue.get_nowait()
 
 
 def _all_of(queue: asyncio.Queue[Prepared]) -> Iterator[Prepared]:

@@ -18,6 +18,7 @@ from stream_app.worker import App, Worker
 settings = Settings()
 app = App(settings.app_id, **app_options(settings))
 app.shutdown_s = settings.shutdown_s
+app.fetch_interval_s = settings.fetch_interval_ms / 1000
 
 events = app.topic(settings.input_topic, key_serializer="raw", value_serializer="raw")
 histories: HistoryTable = app.Table(  # type: ignore[assignment]  # the class that `Table` in the options names

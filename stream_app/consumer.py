@@ -9,12 +9,17 @@ the set becomes empty, which means *all* of them to aiokafka, those that are not
 The seek. It leaves a partition where it is if nothing is committed for it, and so behind what was thrown away.
 
 And asked whenever it can hold more, it would fetch a few records at a time, and every chunk of them has its turn on the
-device, its deliveries and its commit. Asked when its last chunks are on the device, it brings all that has come since.
+device, its deliveries and its commit. Asked when its last chunks are on the device, it brings all that has come since: really
+since, for aiokafka would fetch ahead, and keep until then what had come when it was asked the last time. So partitions are
+paused while nobody asks. And where little comes, it waits for the rest of an interval: a fetch costs as much with one
+record as with hundreds.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 from faust.transport.drivers import aiokafka as driver
@@ -23,6 +28,8 @@ from faust.types import TP
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Fetches what was asked for, and comes back to the beginning of what is not committed yet."""
+
+    _fetched_s = 0.0  # monotonic: when the last fetch ended
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek each partition to its committed offset; one of a stream without any, to its beginning."""
@@ -41,7 +48,19 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         max_records: int | None = None,
     ) -> Mapping[TP, list[Any]]:
         active = set(active_partitions)  # as it is now
-        return await super()._fetch_records(consumer, active, timeout, max_records) if active else {}
+        if not active:
+            return {}
+        if not self.app.tables.changelog_topics.isdisjoint(tp.topic for tp in active):  # recovery reads ahead
+            consumer.resume(*consumer.assignment())  # a fetch from before partitions moved may have paused them
+            return await super()._fetch_records(consumer, active, timeout, max_records)
+        await asyncio.sleep(self._fetched_s + self.app.fetch_interval_s - monotonic())  # type: ignore[attr-defined]  # `worker.App`
+        consumer.pause(*consumer.assignment())  # changelogs as well: a fetch of theirs alone would hold ours up
+        consumer.resume(*(tp for tp in consumer.assignment() if tp in active))
+        try:
+            return await super()._fetch_records(consumer, active, timeout, max_records)
+        finally:
+            consumer.pause(*(tp for tp in consumer.assignment() if tp in active))
+            self._fetched_s = monotonic()
 
 
 class Consumer(driver.Consumer):

@@ -38,10 +38,12 @@ class ChunkLostError(Exception):
 class Chunk(list[Record]):
     """Records of one partition, in offset order.
 
-    `follows` is the offset of the record fetched before the first; None after a start or a seek.
+    `follows` is the offset of the record fetched before the first; None after a start or a seek. `turn_goes_on`: chunks of
+    other partitions come right behind it, which were fetched together with it.
     """
 
     follows: int | None = None
+    turn_goes_on: bool = False
 
     @property
     def is_erasure(self) -> bool:
@@ -114,7 +116,10 @@ class ChunkScheduler(DefaultSchedulingStrategy):
 def _in_turn(queues: Sequence[Iterator[tuple[TP, Carrier]]]) -> Iterator[tuple[TP, Carrier]]:
     """One chunk of each partition per turn: none waits for a hot one."""
     for turn in zip_longest(*queues):
-        yield from (carrier for carrier in turn if carrier is not None)
+        carriers = [carrier for carrier in turn if carrier is not None]
+        for _, carrier in carriers[:-1]:
+            carrier.value.turn_goes_on = True
+        yield from carriers
 
 
 class ChunkOrder:

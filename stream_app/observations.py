@@ -69,7 +69,7 @@ class BatchReport:
         self.dead_letters.update(str(reason) for _, reason in outputs.dead_letters)
         self.fallbacks.update(outputs.fallbacks)
         self.latencies_s = now - np.array([record.timestamp for record in records]) / 1000
-        self.freshness_s = now - np.array([request.event.time_ms for request in batch.requests]) / 1000
+        self.freshness_s = now - np.array(batch.times_ms) / 1000
         return self
 
 

@@ -112,14 +112,21 @@ class Batch:
     expired: list[str] = field(default_factory=list)  # users who were idle
     changed: dict[str, History | None] = field(default_factory=dict)  # by user; None: erased, or expired
     outcomes: Counter[Outcome] = field(default_factory=Counter)
+    times_ms: list[int] = field(default_factory=list)  # of the requests' events
     scored_share: float = 1.0  # of the users whose predictions are scored
 
     def parts(self, requests: int) -> Iterator[Batch]:
-        """The same batch in parts of at most so many requests, to be scored and concluded one after the other."""
-        first = self.requests[:requests]
+        """The same batch in parts of at most so many requests, to be scored and concluded one after the other.
+
+        It gives them up: what is large in them goes part by part, which is cheaper than much later and all at once.
+        """
+        first, self.requests = self.requests[:requests], self.requests[requests:]
         yield replace(self, requests=first)
-        for start in range(requests, len(self.requests), requests):
-            yield Batch(self.requests[start : start + requests], scored_share=self.scored_share)
+        del first
+        while self.requests:
+            part, self.requests = self.requests[:requests], self.requests[requests:]
+            yield Batch(part, scored_share=self.scored_share)
+            del part
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +266,7 @@ class Pipeline:
         if folded:
             batch.outcomes[FOLDED] += folded
             batch.scored_share = min(1.0, self._most_scored / folded)
+        batch.times_ms = [request.event.time_ms for request in requests]
         if self._expiry is not None:
             batch.expired = self._expiry.expired(events, self.cache.peek)
             for user_id in batch.expired:

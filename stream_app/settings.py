@@ -101,13 +101,16 @@ class Settings(BaseSettings):
     fetch_bytes: Annotated[int, Field(ge=1024)] = Field(
         1_048_576, description="most bytes fetched of a partition at a time; a larger record comes all the same"
     )
+    fetch_interval_ms: Annotated[int, Field(ge=0, le=1000)] = Field(
+        20, description="least time between two fetches: where little comes, what comes meanwhile is answered together"
+    )
     chunk_records: Annotated[int, Field(ge=1, le=16_384)] = Field(2048, description="most records of a chunk")
     chunk_bytes: Count = Field(4_000_000, description="most bytes of a chunk; a larger record stands alone")
     chunk_records_per_user: Annotated[int, Field(ge=1, le=1024)] = Field(
         256, description="most records of one user in a chunk; what is not committed is kept in the user's history"
     )
     scored_per_chunk: Count = Field(
-        256, description="live quality: about so many events of a chunk are scored; of larger chunks a sample of users"
+        64, description="live quality: about so many events of a chunk are scored; of larger chunks a sample of users"
     )
     chunks_queued: Count = Field(4, description="chunks read ahead; dropped when partitions move")
     chunks_prepared: Annotated[int, Field(ge=1, le=16)] = Field(

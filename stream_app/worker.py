@@ -36,6 +36,7 @@ class App(faust.App):
     """A Faust app that ends when it is told to, or when its agent failed, even if its broker never answers again."""
 
     shutdown_s: float  # seconds
+    fetch_interval_s: float  # least time between two fetches
     before_fetch: Callable[[], Awaitable[None]]  # awaited before each fetch, see `consumer.py`
 
     async def on_stop(self) -> None:

@@ -151,9 +151,12 @@ class Stage:
         self.agent._deliveries = self.producer  # type: ignore[assignment]
         self._handed_over: dict[int, int] = {}  # the last offset, by partition
 
-    async def hand_over(self, *records: FakeRecord, follows: int | None = None, generation: int = 0) -> None:
+    async def hand_over(
+        self, *records: FakeRecord, follows: int | None = None, generation: int = 0, turn_goes_on: bool = False
+    ) -> None:
         """A chunk arrives, fetched so many generations of the group ago."""
         chunk = Chunk(records)
+        chunk.turn_goes_on = turn_goes_on
         chunk.follows = self._handed_over.get(records[0].partition) if follows is None else follows
         self._handed_over[records[0].partition] = last = records[-1].offset
         tp = TP("user-events", records[0].partition)
@@ -464,6 +467,25 @@ async def test_chunks_of_different_partitions_go_to_the_device_together() -> Non
     assert ["infer" in report.seconds for report in stage.reports] == [True, True, False, True], "counted once"
 
 
+async def test_chunks_that_were_fetched_together_go_to_the_device_together() -> None:
+    model = Echo()
+    async with on_stage(pipeline(predictor=model), Settings(partitions=2, chunks_prepared=4)) as stage:
+        await stage.hand_over(event_record("u", 0), turn_goes_on=True)
+        await stage.rest()
+        assert model.calls == [], "the other one is not there yet"
+        await stage.hand_over(event_record("v", 0)._replace(partition=1))
+        await stage.deliver_all(chunks=2)
+    assert model.calls == [2]
+
+
+async def test_chunks_that_faust_drops_are_not_waited_for() -> None:
+    model = Echo()
+    async with on_stage(pipeline(predictor=model), Settings(partitions=2, chunks_prepared=4)) as stage:
+        await stage.hand_over(event_record("u", 0), turn_goes_on=True)
+        await stage.deliver_all()
+    assert model.calls == [1]
+
+
 async def test_the_next_chunks_are_prepared_answered_and_sent_while_the_last_is_committed() -> None:
     model = Echo()
     async with on_stage(pipeline(predictor=model)) as stage:
@@ -621,21 +643,26 @@ async def test_a_commit_that_fails_while_the_next_chunk_is_delivered_acknowledge
         assert stage.journal_of("acked") == [("acked", 0)]
 
 
-async def test_more_is_wanted_when_all_that_came_is_on_the_device() -> None:
+async def test_more_is_wanted_when_all_that_came_is_on_its_way_out() -> None:
     with slow_device() as device:
         async with on_stage(pipeline(predictor=device), Settings(partitions=1, chunks_prepared=4)) as stage:
             stage.app.topics.acking_topics.add("user-events")
             await asyncio.wait_for(stage.agent.wants_more(), 1)
             await stage.hand_over(event_record("u", 0))
+            waiting = asyncio.create_task(stage.agent.wants_more())
             await stage.until(lambda: device.calls)
-            await asyncio.wait_for(stage.agent.wants_more(), 1)
+            await asyncio.sleep(3 * agents.MOVING_S)
+            assert not waiting.done(), "it is on the device"
+            device.may_answer.set()
+            await stage.until(waiting.done)
+            assert len(stage.producer.open()) == 2, "it is not delivered yet"
             await stage.hand_over(event_record("u", 1))
-            await stage.until(lambda: len(stage.consumer.unacked) == 2)
             waiting = asyncio.create_task(stage.agent.wants_more())
             await asyncio.sleep(3 * agents.MOVING_S)
-            assert not waiting.done()
-            device.may_answer.set()
-            await stage.until(lambda: len(stage.producer.sent) == 2)
+            assert not waiting.done(), "it is answered, and waits for the one before it"
+            for sent in stage.producer.open():
+                sent.deliver()
+            stage.consumer.unacked.pop()  # what the fake never does
             await stage.until(waiting.done)
 
 

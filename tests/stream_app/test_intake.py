@@ -128,9 +128,11 @@ def test_each_carrier_names_the_partition_of_its_records() -> None:
 def test_no_partition_waits_for_a_hot_one(partitions: int, hot: int, hot_chunks: int) -> None:
     lengths = [hot_chunks if n == hot % partitions else 1 for n in range(partitions)]
     records = {TP(INPUT, n): fetched([(b"a", b"1")] * length, partition=n) for n, length in enumerate(lengths)}
-    turns = [tp.partition for tp, _ in scheduler(ChunkLimits(records=1)).iterate(records)]
-    assert set(turns[:partitions]) == set(range(partitions))
-    assert len(turns) == sum(lengths)
+    carriers = list(scheduler(ChunkLimits(records=1)).iterate(records))
+    assert {tp.partition for tp, _ in carriers[:partitions]} == set(range(partitions))
+    assert len(carriers) == sum(lengths)
+    assert [carrier.value.turn_goes_on for _, carrier in carriers[:partitions]] == [True] * (partitions - 1) + [False]
+    assert not any(carrier.value.turn_goes_on for _, carrier in carriers[partitions:]), "the hot one goes alone then"
 
 
 @given(fetches)
