@@ -13,7 +13,6 @@ the content, so equal training gives an equal version. It knows nothing of infer
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ import msgspec
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from model import durable
 from model.calibration import Calibration
 from model.card import card
 from model.cleaning import CleaningReport
@@ -203,7 +203,7 @@ def _write(beside: Path, artifact: Artifact) -> Manifest:
     manifest = msgspec.structs.replace(manifest, version=version_of(manifest))
     (beside / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest, order="deterministic")))
     for path in (*beside.iterdir(), beside):
-        _sync(path)
+        durable.sync(path)
     return manifest
 
 
@@ -220,15 +220,7 @@ def _rename(beside: Path, directory: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
     else:
         beside.rename(directory)
-    _sync(directory.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    durable.sync(directory.parent)
 
 
 def _sha256(path: Path) -> str:

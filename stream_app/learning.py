@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from model import report, splits, training
+from model import callbacks, report, splits, training
 from model.artifact import read_manifest
+from model.callbacks import Callback
 from model.engine import Engine
 from model.evaluation import Evaluation, EvaluationError, evaluate
 from model.exam import Protocol
@@ -22,11 +23,24 @@ from model.training import TrainResult
 from stream_app.behaviors import Behaviors
 from stream_app.event_logs import EventLog
 
-Report = Callable[[training.Progress], None]
+
+class TrainingBar(Callback):
+    """Draws how far a training has come."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("read", total=1, loss="")
+
+    def on_step(self, progress: callbacks.Progress) -> None:
+        """Moves the bar."""
+        loss = "" if progress.loss is None else f"loss {progress.loss:.3f}"
+        self._bar.update(
+            self._task, description=progress.phase, completed=progress.step, total=progress.total, loss=loss
+        )
 
 
 @contextmanager
-def training_bar(console: Console, *, quiet: bool = False) -> Iterator[Report]:
+def training_bar(console: Console, *, quiet: bool = False) -> Iterator[TrainingBar]:
     """A progress bar for `train`."""
     columns = (
         TextColumn("{task.description}"),
@@ -35,13 +49,7 @@ def training_bar(console: Console, *, quiet: bool = False) -> Iterator[Report]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console, disable=quiet) as bar:
-        task = bar.add_task("read", total=1, loss="")
-
-        def report(step: training.Progress) -> None:
-            loss = "" if step.loss is None else f"loss {step.loss:.3f}"
-            bar.update(task, description=step.phase, completed=step.step, total=step.total, loss=loss)
-
-        yield report
+        yield TrainingBar(bar)
 
 
 def learn(frame: pl.DataFrame, behaviors: Behaviors, out: Path, **options: Any) -> TrainResult:

@@ -15,7 +15,7 @@ class Row:
     """One measurement."""
 
     table: str  # rows with the same protocol stand in one table
-    measure: Callable[..., dict[str, Any]]  # (folder, report, seed=, preset=, budget_s=)
+    measure: Callable[..., dict[str, Any]]  # (folder, callback, seed=, preset=, budget_s=)
     shown: tuple[str, ...] = ()  # measures in the table; all where it is empty
 
 

@@ -6,7 +6,6 @@ Training and evaluation are those of `nextmove train` and `nextmove evaluate`, w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,9 +14,9 @@ from typing import Any
 import msgspec
 
 from model.artifact import read_manifest
+from model.callbacks import Callback
 from model.evaluation import Evaluation, evaluate
 from model.exam import Protocol
-from model.learner import Progress
 from stream_app import behaviors
 from stream_app.event_logs import read_log
 from stream_app.learning import learn
@@ -37,7 +36,7 @@ REMARKS = {
 
 def measure(
     folder: Path,
-    report: Callable[[Progress], None] = lambda _: None,
+    callback: Callback = Callback(),  # noqa: B008  one that hears nothing
     *,
     log: str,
     preset: str = "small",
@@ -53,7 +52,7 @@ def measure(
     events = read_log(folder / FILES[log])
     with TemporaryDirectory() as scratch:
         place = Path(scratch) / "model"
-        options: dict[str, Any] = {"preset": preset, "seed": seed, "time_budget_s": budget_s, "progress": report}
+        options: dict[str, Any] = {"preset": preset, "seed": seed, "time_budget_s": budget_s, "callbacks": [callback]}
         learned = learn(events.frame, behaviors.load(), place, train_until=SPLIT, **options)
         protocol = Protocol().of_log(events.report.paths, events.report.dropped)
         found = evaluate(place, events.frame, split=SPLIT, protocol=protocol)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from model import training
+from model.callbacks import Progress
 from model.evaluation import Evaluation
 from model.exam import Protocol
 from model.intervals import Difference
@@ -56,7 +57,7 @@ def test_an_evaluation_beside_its_baselines() -> None:
 def test_progress_is_shown_until_told_to_be_quiet() -> None:
     for quiet in (False, True):
         console = Console(file=io.StringIO(), force_terminal=True, width=100)
-        with learning.training_bar(console, quiet=quiet) as report:
-            report(training.Progress(phase="learn", step=1, total=2, loss=0.125))
-            report(training.Progress(phase="learn", step=2, total=2, loss=None))
+        with learning.training_bar(console, quiet=quiet) as bar:
+            bar.on_step(Progress(phase="learn", step=1, total=2, loss=0.125))
+            bar.on_step(Progress(phase="learn", step=2, total=2, loss=None))
         assert ("100 %" in console.file.getvalue()) is not quiet  # type: ignore[attr-defined]
