@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from model import artifact
-from model.artifact import Artifact, Golden, Manifest, TrainingRange
+from model.artifact import Artifact, Described, Golden, Manifest, TrainingRange
 from model.config import PRESETS, NextMoveConfig
 from model.engine import GOLDEN_TOP_K, Engine
 from model.learner import Learner
@@ -34,6 +34,8 @@ def new_model(material: Material, preset: str, recipe: Recipe = SPARSE, backbone
         backbone=backbone,
         positions=material.rule.events,
         copy=material.repeats(),
+        texts=0 if material.text is None else len(material.text.vectors),
+        text_width=0 if material.text is None else material.text.vectors.shape[1],
         dropout=recipe.dropout,
         unknown_items=recipe.mask_items,
         unknown_categories=recipe.mask_categories,
@@ -49,6 +51,9 @@ def new_model(material: Material, preset: str, recipe: Recipe = SPARSE, backbone
         model.item_categories[vocabulary.items.first :] = torch.tensor(vocabulary.item_categories, dtype=torch.int64)
         behaviors = material.columns.behavior_rows[inside]
         model.behavior_head.bias.copy_(log_share(behaviors, config.behavior_first, config.behavior_rows)[1:])
+        if model.described is not None and material.text is not None:
+            counts = np.array(vocabulary.item_counts, np.int64)
+            model.described.fill(material.text.vectors, material.item_texts, ~material.rare, counts)
     return model
 
 
@@ -81,8 +86,22 @@ def assemble(learner: Learner, order: Order, epochs: int) -> Artifact:
         metrics={},
         popular_items=material.vocabulary.popular_items(),
         golden=[],
+        described=described(material),
     )
     return Artifact(learner.model.eval(), material.vocabulary, manifest)
+
+
+def described(material: Material) -> Described | None:
+    """Which items have a text."""
+    if material.text is None:
+        return None
+    has, counts = material.item_texts >= 0, np.array(material.vocabulary.item_counts, np.int64)
+    return Described(
+        encoder=material.text.encoder,
+        texts=len(material.text.vectors),
+        items=int(has.sum()),
+        unmet=int((has & (counts == 0)).sum()),
+    )
 
 
 def with_golden(parts: Artifact, material: Material) -> Artifact:

@@ -36,7 +36,10 @@ class Callback:
         """The end of an epoch, with its mean losses."""
 
     def on_end(self, manifest: Manifest) -> None:
-        """The model is published. After an error nobody hears this."""
+        """The model is published."""
+
+    def on_error(self) -> None:
+        """There will be no model: something went wrong, or somebody interrupted it."""
 
 
 class Callbacks(Callback):
@@ -64,3 +67,8 @@ class Callbacks(Callback):
         """Tells each one."""
         for one in self.several:
             one.on_end(manifest)
+
+    def on_error(self) -> None:
+        """Tells each one."""
+        for one in self.several:
+            one.on_error()

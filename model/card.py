@@ -48,6 +48,9 @@ def facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "data range", f"{moment(trained.from_ms)} to {moment(trained.until_ms)}"
     if manifest.cleaning is not None:
         yield "cleaned of", manifest.cleaning.line() or "nothing"
+    if (texts := manifest.described) is not None:
+        met = f"{texts.unmet:,} of them with no event" if texts.unmet else "each with an event"
+        yield "items", f"{texts.items:,} known by their texts ({texts.texts:,} distinct, {texts.encoder}), {met}"
     yield "epochs", f"{trained.epochs}"
     yield "behaviours", ", ".join(manifest.behaviors)
     yield "goal", f"{manifest.goal} within {goal_h:.3g} h"

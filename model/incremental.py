@@ -93,7 +93,7 @@ class Step(nn.Module):
 
 def named(model: NextMoveModel, event: Event) -> Tensor:
     """What the events are about, as vectors [B, D]."""
-    what = model.item(event.item_rows) + model.category(event.category_rows)
+    what = model.of_items(event.item_rows) + model.category(event.category_rows)
     return what + model.behavior(event.behavior_rows)  # type: ignore[no-any-return]
 
 

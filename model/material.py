@@ -16,7 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.described_items import rarely_met
 from model.features import NO_IDENTITY, Columns, Ints, encode
+from model.item_text import ItemText
 from model.losses import Labels
 from model.sequences import Sequences
 from model.targets import Horizons, Targets, targets
@@ -43,6 +45,9 @@ class Material:
     learn_until: int  # place in the log
     rule: WindowRule
     horizons: Horizons
+    text: ItemText | None
+    item_texts: Ints  # [known items] row of the item's text, -1 where it has none
+    rare: Bools  # [known items] known by a text and hardly by events, see `model.described_items`
 
     def learning(self) -> Bools:
         """Events whose next event may be learned from, [N]."""
@@ -77,7 +82,7 @@ class Material:
 
     def is_dense(self) -> bool:
         """Whether a known item is seen so often that its name can be learned."""
-        known = self.vocabulary.item_counts
+        known = [count for count in self.vocabulary.item_counts if count]
         return len(known) > 0 and sum(known) >= DENSE_EVENTS * len(known)
 
     def checking(self) -> Ints:
@@ -88,11 +93,20 @@ class Material:
 
 
 def prepare(
-    data: Sequences, learn_until: int, behaviors: Sequence[str], goal: str, rule: WindowRule, horizons: Horizons
+    data: Sequences,
+    learn_until: int,
+    behaviors: Sequence[str],
+    goal: str,
+    rule: WindowRule,
+    horizons: Horizons,
+    text: ItemText | None = None,
 ) -> Material:
     """Counts, encodes and labels; raises VocabularyError."""
     inside = data.order < learn_until
-    vocabulary, least = build_vocabulary(data, inside, behaviors, goal)
+    vocabulary, least = build_vocabulary(data, inside, behaviors, goal, text)
+    items = vocabulary.items
+    item_texts = np.array([-1 if text is None else text.items.get(name, -1) for name in items.names], np.int64)
+    rare = rarely_met(np.array(vocabulary.item_counts, np.int64), item_texts, least)
     columns = encode(data.whole(), vocabulary)
     is_goal = np.fromiter((name == goal for name in data.behaviors), np.bool_, len(data))
     ends = int(data.times_ms[inside].max()), int(data.times_ms.max())
@@ -101,7 +115,7 @@ def prepare(
         data=data,
         columns=columns,
         vocabulary=vocabulary,
-        item_rows=without_itself(columns.item_rows, vocabulary.items.first, vocabulary.item_counts, inside, least),
+        item_rows=without_itself(columns.item_rows, items.first, vocabulary.item_counts, inside, least, rare),
         category_rows=without_itself(
             columns.category_rows, vocabulary.categories.first, vocabulary.category_counts, inside, 1
         ),
@@ -110,11 +124,16 @@ def prepare(
         learn_until=learn_until,
         rule=rule,
         horizons=horizons,
+        text=text,
+        item_texts=item_texts,
+        rare=rare,
     )
 
 
-def build_vocabulary(data: Sequences, inside: Bools, behaviors: Sequence[str], goal: str) -> tuple[Vocabulary, int]:
-    """Names of the events `inside` [N], and how often an item must have been seen to be among them."""
+def build_vocabulary(
+    data: Sequences, inside: Bools, behaviors: Sequence[str], goal: str, text: ItemText | None
+) -> tuple[Vocabulary, int]:
+    """Names of the events `inside` [N], and how often an item must have been seen to be among them without a text."""
     kept = np.flatnonzero(inside).tolist()
     items = Counter(item for item in map(data.items.__getitem__, kept) if item is not None)
     categories = Counter(name for name in map(data.categories.__getitem__, kept) if name is not None)
@@ -122,13 +141,25 @@ def build_vocabulary(data: Sequences, inside: Bools, behaviors: Sequence[str], g
     item_category = {item: name for item, name in pairs if item is not None and name is not None}
     repeated = sum(count >= 2 for count in items.values())
     least = 2 if repeated >= MIN_REPEATED else 1
-    return build(items, categories, item_category, behaviors, goal, min_item_count=least), least
+    if text is not None:
+        item_category = {**text.categories, **item_category}
+    described = [] if text is None else [name for name in text.items if text.catalogue or name in items]
+    vocabulary = build(items, categories, item_category, behaviors, goal, described=described, min_item_count=least)
+    return vocabulary, least
 
 
-def without_itself(rows: Ints, first: int, counts: Sequence[int], inside: Bools, least: int) -> Ints:
-    """Rows of names, an unknown row where the name is known only because of this event, [N]."""
+def without_itself(
+    rows: Ints, first: int, counts: Sequence[int], inside: Bools, least: int, otherwise: Bools | None = None
+) -> Ints:
+    """Rows of names, an unknown row where the name is known only because of this event, [N].
+
+    Names that are known `otherwise` [names] stay.
+    """
     seen = np.concatenate((np.zeros(first, np.int64), np.asarray(counts, np.int64)))[rows]
-    return np.where(inside & (rows >= first) & (seen - 1 < least), FIRST_BUCKET, rows)
+    only = inside & (rows >= first) & (seen - 1 < least)
+    if otherwise is not None:
+        only &= ~np.concatenate((np.zeros(first, np.bool_), otherwise))[rows]
+    return np.where(only, FIRST_BUCKET, rows)
 
 
 def log_share(rows: Ints, first: int, total: int) -> Tensor:

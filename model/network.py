@@ -11,6 +11,7 @@ Features:
 - the pointer sees recency rank, time since, sessions ago, count in the window, same category as the newest event
 - where users never repeat anything (`copy` is off) there is no pointer, and distance is all that relates two events
 - catalogue logits are tied to the input embeddings, and an item's row shares its category's row
+- where items have texts, an item's vector is that of its text and a small difference, see `model.described_items`
 - heads: next behaviour, behaviour given the item, goal within a horizon, time to next (monotone quantiles), churn
 
 What is said at an event depends on nothing after it. It knows nothing of names, files or losses. B batch, L positions,
@@ -29,6 +30,7 @@ from transformers import PreTrainedModel
 
 from model import backbones
 from model.config import QUANTILES, NextMoveConfig
+from model.described_items import DescribedItems, bounded
 from model.features import NO_IDENTITY, Batch
 from model.pointer import FAR, Pointer, Relations, candidates, pick, seen_before
 from model.vocabulary import FIRST_BUCKET
@@ -156,6 +158,7 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         self.goal_head = nn.Linear(width, 1)
         self.churn_head = nn.Linear(width, 1)
         self.time_head = nn.Linear(width, len(QUANTILES))
+        self.described = DescribedItems(config) if config.texts else None
         self.narrow = False  # products of the backbone in bfloat16: for learning, never for answers
         self.item_categories: Tensor
         self.register_buffer("item_categories", torch.ones(config.item_rows, dtype=torch.int64))  # category rows
@@ -226,7 +229,7 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
 
     def embed(self, batch: Batch, relations: Relations | None, hidden: Tensor | None) -> Tensor:
         """Events as vectors [B, L, D]."""
-        items = self.hide(batch.item_rows, self.config.item_first, self.config.unknown_items)
+        items = self.of_items(batch.item_rows)  # [B, L, D]
         categories = self.hide(batch.category_rows, self.config.category_first, self.config.unknown_categories)
         times = batch.times_ms
         gaps = torch.diff(times, dim=1).clamp(min=0)  # [B, L - 1]
@@ -235,12 +238,20 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         gap_rows = torch.cat((first, torch.bucketize(gaps, edges)), dim=1)  # [B, L]
         if hidden is not None:  # the pause after a hidden event would tell when it was
             gap_rows[:, 1:] = gap_rows[:, 1:].masked_fill(hidden[:, :-1], GAP_BUCKETS + 1)
-        x = self.item(items) + self.category(categories) + self.behavior(batch.behavior_rows)
+        x = items + self.category(categories) + self.behavior(batch.behavior_rows)
         x = x + self.gap(gap_rows) + self.hour(times // HOUR_MS % 24)
         if relations is None or self.repeats is None:
             return x  # type: ignore[no-any-return]
         before = (*seen_before(relations.same_item), *seen_before(relations.same_category))
         return x + self.repeats(torch.stack(before, dim=-1))  # type: ignore[no-any-return]
+
+    def of_items(self, rows: Tensor) -> Tensor:
+        """What is known of the events' items, [..., D]."""
+        first, rate = self.config.item_first, self.config.unknown_items
+        if self.described is None:
+            return self.item(self.hide(rows, first, rate))  # type: ignore[no-any-return]
+        own = self.item(self.hide(self.described.shown(rows), first, rate))
+        return bounded(own) + self.described(rows)  # type: ignore[no-any-return]
 
     def hide(self, rows: Tensor, first: int, rate: float) -> Tensor:
         """In training, shows a share of the known names as unknown ones; rows [B, L]."""
@@ -269,8 +280,12 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
     def item_table(self) -> tuple[Tensor, Tensor]:
         """Output vectors [N + 1, D] and biases [N + 1]; class 0 is "none of these", class 1 + i the i-th known item."""
         first = self.config.item_first
-        vectors = self.item.weight[first:] + self.category(self.item_categories[first:])
-        return torch.cat((self.item.weight[2:3], vectors)), self.item_bias
+        own: Tensor = self.item.weight[first:]
+        bias: Tensor = self.item_bias
+        if self.described is not None:
+            own, bias = self.described.table(own), self.described.bias(bias)
+        vectors = own + self.category(self.item_categories[first:])
+        return torch.cat((self.item.weight[2:3], vectors)), bias
 
     def category_table(self) -> tuple[Tensor, Tensor]:
         """The same for categories."""

@@ -11,6 +11,7 @@ from model.cleaning import Cleaning
 from model.config import BACKBONES, PRESETS
 from model.devices import choose_device
 from model.group import ALONE, Group
+from model.item_text import ItemText
 from model.material import Material
 from model.recipe import DENSE, NARROW, SPARSE, Narrow, Recipe
 from model.targets import Horizons
@@ -48,6 +49,7 @@ class Order:
     epochs: int | None = None  # the recipe's where it is None
     bfloat16: Narrow | None = None  # likewise; see `Recipe`
     recipe: Recipe | None = None  # chosen by the log where it is None
+    text: ItemText | None = None  # of the items
     device: str = "auto"
     threads: int | None = None  # half the cores by default: the matrices are small, and waiting for a core costs more
     group: Group = ALONE  # whose processes all make the same call; the first one publishes
@@ -78,7 +80,8 @@ class Order:
         }
         parts = {"window": self.window, "horizons": self.horizons, "recipe": self.recipe}
         written = {name: part and asdict(part) for name, part in parts.items()}
-        return {**own, **written, "device": self.device, "processes": self.group.size}
+        texts = {} if self.text is None else {"item text": self.text.fingerprint()}
+        return {**own, **written, **texts, "device": self.device, "processes": self.group.size}
 
     def with_recipe(self, material: Material) -> Order:
         """The same with the recipe that the log wants, or the one given, as far as no other option changes it."""

@@ -81,8 +81,11 @@ def train(
         frame, cleaned = _cleaned(_training_part(usable(frame).sort("timestamp", maintain_order=True), order), order)
         with torch.random.fork_rng(devices=[]), _threads(threads):
             manifest = _train(frame, order, cleaned, Path(out), callback, begun)
-    except (FrameError, VocabularyError, ArtifactError, CheckpointError, GroupError) as error:
-        raise TrainingError(str(error)) from error
+    except BaseException as error:
+        callback.on_error()
+        if isinstance(error, (FrameError, VocabularyError, ArtifactError, CheckpointError, GroupError)):
+            raise TrainingError(str(error)) from error
+        raise
     callback.on_end(manifest)
     return TrainResult(
         directory=Path(out),
@@ -141,7 +144,7 @@ def _train(
         parts, found = _first(made, order, saves, frame, callback, begun)
     curve = found.curve
     if parts is None or (order.time_budget_s is None and made.learn_until < len(data)):
-        made = prepare(data, len(data), order.behaviors, order.goal, order.window, made.horizons)
+        made = prepare(data, len(data), order.behaviors, order.goal, order.window, made.horizons, order.text)
         keep = saves.keeper(phase="refit", found=msgspec.to_builtins(found))
         second = _learner(made, order, callback, "refit", keep)
         saves.restore(second)
@@ -191,7 +194,7 @@ def _first_material(data: Sequences, order: Order) -> Material:
     """All but the last part is learned from; everything where nothing could be learned otherwise."""
     horizons = order.horizons or default_horizons(data.times_ms)
     for until in (len(data) - int(len(data) * order.validation), len(data)):
-        made = prepare(data, until, order.behaviors, order.goal, order.window, horizons)
+        made = prepare(data, until, order.behaviors, order.goal, order.window, horizons, order.text)
         if made.learning().any():
             return made
     raise TrainingError(

@@ -24,6 +24,7 @@ from stream_app.console import (
 
 if TYPE_CHECKING:  # loads torch; each command imports what it needs
     from model.group import Group
+    from model.item_text import ItemText
     from model.training import TrainResult
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; replaced if it holds a model.")]
@@ -49,6 +50,22 @@ Bfloat16 = Annotated[
     Literal["off", "blocks", "all"],
     typer.Option(help="What is computed in bfloat16 while learning: all is for GPUs that have it."),
 ]
+Text = Annotated[
+    str | None,
+    typer.Option(
+        "--item-text",
+        metavar="FILE|COLUMN,…",
+        help="What is written about items: a catalogue with item_id and text, or columns of the log.",
+    ),
+]
+Encoder = Annotated[
+    Path | None,
+    typer.Option("--text-encoder", metavar="DIR", help="A sentence-transformers directory; see the extra text."),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(metavar="tensorboard:DIR|mlflow:URI", help="Who else hears of it; may come more than once."),
+]
 Report = Annotated[Path | None, typer.Option(metavar="FILE", help="An .html page; the same as .json beside it.")]
 Tested = Annotated[float, typer.Option(min=0, max=0.999, help="Test on the events after this share, by time.")]
 Asked = Annotated[
@@ -72,6 +89,9 @@ def train(
     checkpoint: Kept = None,
     checkpoint_every: Every = 60,
     bfloat16: Bfloat16 = "blocks",
+    item_text: Text = None,
+    text_encoder: Encoder = None,
+    track: Track = None,
     report: Report = None,
     format_: LogFormat = "auto",
     mapping: Mapping = None,
@@ -84,18 +104,22 @@ def train(
     """
     from model.cleaning import OFF, Cleaning
     from model.group import joined
+    from model.trackers import TrackerError, tracker
     from model.training import Keeping
     from model.window import WindowRule
 
-    with one_line(ValueError):
+    with one_line(ValueError, TrackerError):
         window = WindowRule().with_stride(stride)
-    options = {
+        trackers = [tracker(one) for one in track or ()]
+    options: dict[str, Any] = {
         "preset": preset, "backbone": backbone, "train_until": split, "protocol": protocol, "seed": seed,
         "time_budget_s": time_budget, "cleaning": replace(Cleaning() if clean else OFF, rare_items=rare_items),
-        "window": window, "keeping": checkpoint and Keeping(checkpoint, checkpoint_every), "bfloat16": bfloat16,
+        "window": window, "keeping": checkpoint and Keeping(checkpoint, checkpoint_every), "bfloat16": bfloat16, "callbacks": trackers,
     }  # fmt: skip
     with joined() as group:
         notes.quiet = not group.leads
+        text = None if item_text is None else _texts(item_text, text_encoder, logs, format_, mapping)
+        options["text"] = text
         result = _train(logs, format_, mapping, out, report, group, quiet=quiet, options=options)
     if group.leads:
         _say(result, report, json=json)
@@ -116,12 +140,13 @@ def _train(
     from model.artifact import ArtifactError
     from model.evaluation import EvaluationError
     from model.report import ReportError, check_place
+    from model.trackers import TrackerError
     from model.training import TrainingError
     from stream_app.event_logs import LogError
     from stream_app.learning import examine, learn, training_bar, write_report
 
     protocol, split = options["protocol"], options["train_until"]
-    errors = (ArtifactError, EvaluationError, LogError, ReportError, TrainingError)
+    errors = (ArtifactError, EvaluationError, LogError, ReportError, TrackerError, TrainingError)
     with one_line(*errors, silent=not group.leads):
         if report is not None:
             check_place(report)
@@ -129,10 +154,28 @@ def _train(
                 raise typer.BadParameter("--report needs events that are not learned from: a --split below 1")
         with training_bar(notes, quiet=quiet or not group.leads) as bar:
             events = read(logs, format_, mapping)
-            result = learn(events.frame, behaviors_in_force(), out, callbacks=[bar], group=group, **options)
+            options["callbacks"] = [bar, *options["callbacks"]]
+            result = learn(events.frame, behaviors_in_force(), out, group=group, **options)
         if report is not None and group.leads:
             write_report(report, out, examine(out, events, protocol, split)[protocol])
     return result
+
+
+def _texts(source: str, encoder: Path | None, logs: list[Path], format_: str, mapping: Path | None) -> ItemText:
+    """The items' texts as vectors."""
+    from model.item_text import encoded
+    from model.text_encoder import TextError, default_encoder
+    from stream_app.event_logs import LogError
+    from stream_app.item_texts import read_texts
+
+    with one_line(LogError, TextError):
+        directory = encoder or default_encoder()
+        found = read_texts(source, logs, format=format_, mapping=mapping)
+        text = encoded(found.texts, directory, catalogue=found.catalogue, categories=found.categories)
+    notes.print(
+        f"item text: {len(text.items):,} items, {len(text.vectors):,} distinct texts, encoded by {text.encoder}"
+    )
+    return text
 
 
 def _say(result: TrainResult, report: Path | None, *, json: bool) -> None:

@@ -19,6 +19,7 @@ CORE = {
     "stream_app.expiry",
     "stream_app.formats",
     "stream_app.history",
+    "stream_app.item_texts",
     "stream_app.log_formats",
     "stream_app.pipeline",
     "stream_app.predictions",
