@@ -61,6 +61,7 @@ class TrainingRange(msgspec.Struct, frozen=True, omit_defaults=True):
     epochs: int
     protocol: str = "time"  # of `model.splits`: what was held out
     backbone: str = "nextmove"
+    older: str | None = None  # version of the model that was gone on from
 
 
 class Epoch(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from model.learner import Learner
 from model.material import Material, log_share
 from model.network import NextMoveModel
 from model.order import Order, TrainingError
+from model.prices import BUCKETS
 from model.recipe import SPARSE, Recipe
 from model.sequences import window_list
 
@@ -34,6 +35,7 @@ def new_model(material: Material, preset: str, recipe: Recipe = SPARSE, backbone
         backbone=backbone,
         positions=material.rule.events,
         copy=material.repeats(),
+        price_buckets=1 + BUCKETS if len(material.item_buckets) else 0,
         texts=0 if material.text is None else len(material.text.vectors),
         text_width=0 if material.text is None else material.text.vectors.shape[1],
         dropout=recipe.dropout,
@@ -51,6 +53,8 @@ def new_model(material: Material, preset: str, recipe: Recipe = SPARSE, backbone
         model.item_categories[vocabulary.items.first :] = torch.tensor(vocabulary.item_categories, dtype=torch.int64)
         behaviors = material.columns.behavior_rows[inside]
         model.behavior_head.bias.copy_(log_share(behaviors, config.behavior_first, config.behavior_rows)[1:])
+        if model.item_buckets is not None:
+            model.item_buckets[vocabulary.items.first :] = torch.from_numpy(material.item_buckets)
         if model.described is not None and material.text is not None:
             counts = np.array(vocabulary.item_counts, np.int64)
             model.described.fill(material.text.vectors, material.item_texts, ~material.rare, counts)
@@ -82,6 +86,7 @@ def assemble(learner: Learner, order: Order, epochs: int) -> Artifact:
             epochs=epochs,
             protocol=order.protocol,
             backbone=order.backbone,
+            older=None if order.warm is None else artifact.read_manifest(order.warm.directory).version,
         ),
         metrics={},
         popular_items=material.vocabulary.popular_items(),

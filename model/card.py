@@ -44,6 +44,8 @@ def facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         "a network that predicts a user's next event "
         f"(backbone {trained.backbone}, preset {trained.preset}, seed {trained.seed})",
     )
+    if trained.older is not None:
+        yield "went on from", f"model {trained.older}"
     yield "learned from", f"{trained.events:,} events of {trained.users:,} users"
     yield "data range", f"{moment(trained.from_ms)} to {moment(trained.until_ms)}"
     if manifest.cleaning is not None:

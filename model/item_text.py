@@ -25,11 +25,12 @@ class ItemText:
     items: Mapping[str, int] = field(repr=False)  # item → row of `vectors`
     catalogue: bool = False
     categories: Mapping[str, str] = field(default_factory=dict, repr=False)  # item → category, as far as it is told
+    prices: Mapping[str, float] = field(default_factory=dict, repr=False)  # likewise
 
     def fingerprint(self) -> str:
         """sha256; equal texts under equal encoders have equal ones."""
         digest = hashlib.sha256(self.vectors.tobytes())
-        for part in (self.items, self.categories, {"": self.catalogue}):
+        for part in (self.items, self.categories, self.prices, {"": self.catalogue}):
             digest.update(repr(sorted(part.items())).encode())
         return digest.hexdigest()
 
@@ -40,6 +41,7 @@ def encoded(
     *,
     catalogue: bool = False,
     categories: Mapping[str, str] | None = None,
+    prices: Mapping[str, float] | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> ItemText:
     """Item → text as vectors, each distinct text once; report gets (texts done, texts in all). Raises TextError."""
@@ -47,7 +49,9 @@ def encoded(
     row = {text: number for number, text in enumerate(distinct)}
     vectors = encode(distinct, encoder, report and (lambda done: report(done, len(distinct))))
     items = {item: row[text] for item, text in texts.items()}
-    return ItemText("/".join(encoder.resolve().parts[-2:]), centred(vectors), items, catalogue, categories or {})
+    return ItemText(
+        "/".join(encoder.resolve().parts[-2:]), centred(vectors), items, catalogue, categories or {}, prices or {}
+    )
 
 
 def centred(vectors: Floats32) -> Floats32:

@@ -153,6 +153,10 @@ class Learner:
         starts, lengths, begins = chunks(
             material.data, material.learn_until, material.rule, offset, self.recipe.overlap
         )
+        if material.since:
+            new = material.data.order[starts + lengths - 1] >= material.since
+            kept = np.flatnonzero(new | (self.random.random(len(starts)) < self.recipe.replay))
+            starts, lengths, begins = starts[kept], lengths[kept], begins[kept]
         if self.recipe.crop:
             starts, lengths = crop(starts, lengths, self.recipe.crop, self.random)
         order = np.argsort(lengths + self.random.random(len(lengths)) * 4, kind="stable")

@@ -20,6 +20,7 @@ from model.described_items import rarely_met
 from model.features import NO_IDENTITY, Columns, Ints, encode
 from model.item_text import ItemText
 from model.losses import Labels
+from model.prices import buckets, edges, item_prices
 from model.sequences import Sequences
 from model.targets import Horizons, Targets, targets
 from model.vocabulary import FIRST_BUCKET, Vocabulary, build
@@ -43,10 +44,12 @@ class Material:
     learned: Targets  # labels as known at the end of the learning part
     checked: Targets  # labels as known at the end of the log
     learn_until: int  # place in the log
+    since: int  # place in the log before which an older model knows all; 0 without one
     rule: WindowRule
     horizons: Horizons
     text: ItemText | None
     item_texts: Ints  # [known items] row of the item's text, -1 where it has none
+    item_buckets: Ints  # [known items] of the item's price, see `model.prices`; empty where no item has one
     rare: Bools  # [known items] known by a text and hardly by events, see `model.described_items`
 
     def learning(self) -> Bools:
@@ -100,6 +103,8 @@ def prepare(
     rule: WindowRule,
     horizons: Horizons,
     text: ItemText | None = None,
+    since: int = 0,
+    prices: bool = False,
 ) -> Material:
     """Counts, encodes and labels; raises VocabularyError."""
     inside = data.order < learn_until
@@ -122,12 +127,29 @@ def prepare(
         learned=learned,
         checked=checked,
         learn_until=learn_until,
+        since=since,
         rule=rule,
         horizons=horizons,
         text=text,
         item_texts=item_texts,
+        item_buckets=price_buckets(data, columns.item_rows, vocabulary, inside, text)
+        if prices
+        else np.zeros(0, np.int64),
         rare=rare,
     )
+
+
+def price_buckets(
+    data: Sequences, item_rows: Ints, vocabulary: Vocabulary, inside: Bools, text: ItemText | None
+) -> Ints:
+    """Of each known item; none where fewer than two prices are known."""
+    if data.prices is None:
+        return np.zeros(0, np.int64)
+    known = np.where(inside, data.prices, np.nan)
+    items = vocabulary.items
+    found = item_prices(item_rows, known, items.names, items.first, {} if text is None else text.prices)
+    at = edges(found)
+    return buckets(found, at) if len(at) else np.zeros(0, np.int64)
 
 
 def build_vocabulary(

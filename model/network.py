@@ -159,6 +159,11 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         self.churn_head = nn.Linear(width, 1)
         self.time_head = nn.Linear(width, len(QUANTILES))
         self.described = DescribedItems(config) if config.texts else None
+        self.price = nn.Embedding(config.price_buckets, width) if config.price_buckets else None
+        self.item_buckets: Tensor | None
+        self.register_buffer(
+            "item_buckets", torch.zeros(config.item_rows, dtype=torch.int64) if config.price_buckets else None
+        )
         self.narrow = False  # products of the backbone in bfloat16: for learning, never for answers
         self.item_categories: Tensor
         self.register_buffer("item_categories", torch.ones(config.item_rows, dtype=torch.int64))  # category rows
@@ -249,9 +254,17 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         """What is known of the events' items, [..., D]."""
         first, rate = self.config.item_first, self.config.unknown_items
         if self.described is None:
-            return self.item(self.hide(rows, first, rate))  # type: ignore[no-any-return]
-        own = self.item(self.hide(self.described.shown(rows), first, rate))
-        return bounded(own) + self.described(rows)  # type: ignore[no-any-return]
+            rows = self.hide(rows, first, rate)
+            found = self.item(rows)
+        else:
+            found = bounded(self.item(self.hide(self.described.shown(rows), first, rate))) + self.described(rows)
+        return found + self.of_prices(rows)  # type: ignore[no-any-return]
+
+    def of_prices(self, rows: Tensor) -> Tensor | float:
+        """What the prices of items say, [..., D]; 0 where the log has none."""
+        if self.price is None or self.item_buckets is None:
+            return 0.0
+        return self.price(self.item_buckets[rows])  # type: ignore[no-any-return]
 
     def hide(self, rows: Tensor, first: int, rate: float) -> Tensor:
         """In training, shows a share of the known names as unknown ones; rows [B, L]."""
@@ -284,7 +297,8 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         bias: Tensor = self.item_bias
         if self.described is not None:
             own, bias = self.described.table(own), self.described.bias(bias)
-        vectors = own + self.category(self.item_categories[first:])
+        rows = torch.arange(first, self.config.item_rows, device=own.device)
+        vectors = own + self.category(self.item_categories[first:]) + self.of_prices(rows)
         return torch.cat((self.item.weight[2:3], vectors)), bias
 
     def category_table(self) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from model.artifact import read_manifest
 from model.cleaning import Cleaning
 from model.config import BACKBONES, PRESETS
 from model.devices import choose_device
@@ -15,6 +16,7 @@ from model.item_text import ItemText
 from model.material import Material
 from model.recipe import DENSE, NARROW, SPARSE, Narrow, Recipe
 from model.targets import Horizons
+from model.warm_start import RATE, WarmStart
 from model.window import WindowRule
 
 
@@ -50,6 +52,8 @@ class Order:
     bfloat16: Narrow | None = None  # likewise; see `Recipe`
     recipe: Recipe | None = None  # chosen by the log where it is None
     text: ItemText | None = None  # of the items
+    prices: bool = False  # whether items' prices are an input, where the log has any
+    warm: WarmStart | None = None  # the older model that is gone on from
     device: str = "auto"
     threads: int | None = None  # half the cores by default: the matrices are small, and waiting for a core costs more
     group: Group = ALONE  # whose processes all make the same call; the first one publishes
@@ -80,11 +84,15 @@ class Order:
         }
         parts = {"window": self.window, "horizons": self.horizons, "recipe": self.recipe}
         written = {name: part and asdict(part) for name, part in parts.items()}
-        texts = {} if self.text is None else {"item text": self.text.fingerprint()}
-        return {**own, **written, **texts, "device": self.device, "processes": self.group.size}
+        texts: dict[str, Any] = {} if self.text is None else {"item text": self.text.fingerprint()}
+        texts |= {"prices": True} if self.prices else {}
+        older = {} if self.warm is None else {"older model": read_manifest(self.warm.directory).version}
+        return {**own, **written, **texts, **older, "device": self.device, "processes": self.group.size}
 
     def with_recipe(self, material: Material) -> Order:
         """The same with the recipe that the log wants, or the one given, as far as no other option changes it."""
         recipe = self.recipe or (DENSE if material.is_dense() else SPARSE)
+        if self.warm is not None:
+            recipe = replace(recipe, learning_rate=RATE * recipe.learning_rate, replay=self.warm.replay)
         epochs = recipe.epochs if self.epochs is None else self.epochs
         return replace(self, recipe=replace(recipe, epochs=epochs, bfloat16=self.bfloat16 or recipe.bfloat16))

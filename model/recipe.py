@@ -31,6 +31,9 @@ class Recipe:
     # What is computed in bfloat16 while learning, never in answers: nothing; the backbone's products, several times
     # faster on a CPU that has them; or all of the forward pass that stands it (autocast), for GPUs.
     bfloat16: Narrow = "blocks"
+    replay: float = (
+        1.0  # share of the stretches that hold nothing new, where there is an older model, that is learned from
+    )
     best_by: str = "loss"  # on the validation part; or RANKED, where the ranking is what counts
 
 

@@ -37,7 +37,9 @@ from model.recipe import RANKED
 from model.saves import Saves
 from model.sequences import FrameError, Sequences, sequences, usable
 from model.splits import leave_one_out
+from model.targets import Horizons
 from model.vocabulary import VocabularyError
+from model.warm_start import WarmStartError, older_model, seen, transplant
 
 __all__ = ["Keeping", "Order", "TrainResult", "TrainingError", "train"]
 
@@ -83,7 +85,7 @@ def train(
             manifest = _train(frame, order, cleaned, Path(out), callback, begun)
     except BaseException as error:
         callback.on_error()
-        if isinstance(error, (FrameError, VocabularyError, ArtifactError, CheckpointError, GroupError)):
+        if isinstance(error, (FrameError, VocabularyError, ArtifactError, CheckpointError, GroupError, WarmStartError)):
             raise TrainingError(str(error)) from error
         raise
     callback.on_end(manifest)
@@ -132,7 +134,9 @@ def _train(
     """Both passes; frame is the training range, cleaned and sorted."""
     callback.on_step(Progress("prepare", 0, 1))
     data = sequences(frame)
-    made = _first_material(data, order)
+    older = None if order.warm is None else older_model(order.warm, order.window)
+    since = 0 if older is None else seen(data.times_ms, older)
+    made = _first_material(data, order, since, older)
     order = order.with_recipe(made)  # one for both passes
     callback.on_begin(order.identity())
     saves = _saves(data, made, order)
@@ -141,12 +145,14 @@ def _train(
     if saves.found is not None and saves.found.state["phase"] == "refit":
         found = msgspec.convert(saves.found.state["found"], FirstPass)
     else:
-        parts, found = _first(made, order, saves, frame, callback, begun)
+        parts, found = _first(made, order, saves, frame, callback, begun, older)
     curve = found.curve
     if parts is None or (order.time_budget_s is None and made.learn_until < len(data)):
-        made = prepare(data, len(data), order.behaviors, order.goal, order.window, made.horizons, order.text)
+        made = prepare(
+            data, len(data), order.behaviors, order.goal, order.window, made.horizons, order.text, since, order.prices
+        )
         keep = saves.keeper(phase="refit", found=msgspec.to_builtins(found))
-        second = _learner(made, order, callback, "refit", keep)
+        second = _learner(made, order, callback, "refit", keep, older=older)
         saves.restore(second)
         parts = assemble(second, order, second.run(stop_after=found.epochs)[0])
         curve = curve + _curve(second)
@@ -160,12 +166,18 @@ def _train(
 
 
 def _first(
-    made: Material, order: Order, saves: Saves, frame: pl.DataFrame, callback: Callback, begun: float
+    made: Material,
+    order: Order,
+    saves: Saves,
+    frame: pl.DataFrame,
+    callback: Callback,
+    begun: float,
+    older: Artifact | None,
 ) -> tuple[Artifact, FirstPass]:
     """Runs the first pass; what it learned, calibrated, and what it found. The leader of a group measures for all."""
     left = None if order.time_budget_s is None else LEARNING * order.time_budget_s - (time.monotonic() - begun)
     budget_s = None if left is None else max(1.0, left)
-    first = _learner(made, order, callback, "train", saves.keeper(phase="train"), budget_s)
+    first = _learner(made, order, callback, "train", saves.keeper(phase="train"), budget_s, older)
     saves.restore(first)
     validates = made.learn_until < len(made.data)
     epochs, losses = first.run(stop_after=None if validates else first.recipe.epochs)
@@ -190,11 +202,15 @@ def _curve(learner: Learner) -> list[Epoch]:
     return [Epoch(learner.phase, number, *found) for number, found in enumerate(learner.curve, start=1)]
 
 
-def _first_material(data: Sequences, order: Order) -> Material:
-    """All but the last part is learned from; everything where nothing could be learned otherwise."""
+def _first_material(data: Sequences, order: Order, since: int, older: Artifact | None) -> Material:
+    """All but the last part of what is new is learned from; everything where nothing could be learned otherwise."""
     horizons = order.horizons or default_horizons(data.times_ms)
-    for until in (len(data) - int(len(data) * order.validation), len(data)):
-        made = prepare(data, until, order.behaviors, order.goal, order.window, horizons, order.text)
+    if older is not None:
+        horizons = Horizons(older.manifest.goal_horizon_ms, older.manifest.churn_horizon_ms)
+    for until in (len(data) - int((len(data) - since) * order.validation), len(data)):
+        made = prepare(
+            data, until, order.behaviors, order.goal, order.window, horizons, order.text, since, order.prices
+        )
         if made.learning().any():
             return made
     raise TrainingError(
@@ -216,11 +232,14 @@ def _learner(
     phase: str,
     keep: Keep | None,
     budget_s: float | None = None,
+    older: Artifact | None = None,
 ) -> Learner:
     torch.manual_seed(order.seed)
-    recipe = order.with_recipe(made).recipe
+    recipe = order.recipe
     assert recipe is not None
     model = new_model(made, order.preset, recipe, order.backbone)
+    if older is not None:
+        transplant(model, made.vocabulary, older)
     if not order.group.leads:  # equal weights, other dropout
         torch.manual_seed(order.seed + (order.group.rank << 32))
     return Learner(

@@ -68,6 +68,7 @@ def demo(
 
 app.command()(model_commands.train)
 app.command()(model_commands.evaluate)
+app.command()(model_commands.backtest)
 
 
 @app.command()

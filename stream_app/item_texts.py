@@ -1,6 +1,6 @@
 """What is written about items: a catalogue file, or columns of the log itself.
 
-A catalogue is CSV, TSV, JSON lines or Parquet with the columns `item_id` and `text`, and `category` if it likes. Dots and
+A catalogue is CSV, TSV, JSON lines or Parquet with the columns `item_id` and `text`, and `category` and `price` if it likes. Dots and
 underscores, which shops put between the words of a category, become spaces.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -23,6 +24,7 @@ class ItemTexts:
     texts: dict[str, str]
     catalogue: bool  # whether these are all items that there are
     categories: dict[str, str] = field(default_factory=dict)
+    prices: dict[str, float] = field(default_factory=dict)
 
 
 def read_texts(source: str, logs: Sequence[Path], *, format: str, mapping: Path | None) -> ItemTexts:  # noqa: A002
@@ -53,6 +55,10 @@ def _catalogue(path: Path) -> ItemTexts:
     if "category" in header:
         for frame in _frames(path, plain, ["item_id"], ["category"], words=False):
             found.categories.update(_pairs(frame))
+    if "price" in header:
+        for frame in _frames(path, plain, ["item_id"], ["price"], words=False):
+            numbers = frame.with_columns(pl.col("text").cast(pl.Float64, strict=False)).drop_nulls()
+            found.prices.update(_pairs(numbers))
     if not found.texts:
         raise LogError(f"{path}: no item has a text")
     return found
@@ -84,5 +90,5 @@ def _frames(
             yield frame.unique("item", keep="first", maintain_order=True)
 
 
-def _pairs(frame: pl.DataFrame) -> Iterable[tuple[str, str]]:
+def _pairs(frame: pl.DataFrame) -> Iterable[tuple[str, Any]]:
     return zip(frame["item"], frame["text"], strict=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from model import callbacks, report, splits, training
 from model.artifact import read_manifest
+from model.backtest import DayResult
 from model.callbacks import Callback
 from model.engine import Engine
 from model.evaluation import Evaluation, EvaluationError, evaluate
@@ -22,6 +24,8 @@ from model.sequences import sequences
 from model.training import TrainResult
 from stream_app.behaviors import Behaviors
 from stream_app.event_logs import EventLog
+
+BACKTESTED = ("item NDCG@10", "item HR@10", "category HR@1", "behavior log-loss", "time pinball (log s)")
 
 
 class TrainingBar(Callback):
@@ -100,4 +104,22 @@ def evaluation_table(evaluation: Evaluation, name: str = "time") -> Table:
         table.add_column(name, justify="right" if number else "left")
     for row in rows:
         table.add_row(*row)
+    return table
+
+
+def backtest_table(found: Sequence[DayResult]) -> Table:
+    """A row per day and way to be up to date, and one with the means over the days of each."""
+    table = Table(title="tested day by day", title_justify="left")
+    for number, name in enumerate(("day", "update", "events", *BACKTESTED, "seconds")):
+        table.add_column(name, justify="right" if number > 1 else "left")
+    for one in found:
+        scores = one.evaluation.scores["model"]
+        cells = (f"{scores[name]:.4f}" if name in scores else "" for name in BACKTESTED)
+        table.add_row(one.day, one.update, f"{one.evaluation.test_events:,}", *cells, f"{one.seconds:.0f}")
+    table.add_section()
+    for update in dict.fromkeys(one.update for one in found):
+        own = [one for one in found if one.update == update]
+        values = [[one.evaluation.scores["model"].get(name) for one in own] for name in BACKTESTED]
+        means = ("" if None in some else f"{fmean(map(float, some)):.4f}" for some in values)  # type: ignore[arg-type]
+        table.add_row("mean", update, "", *means, f"{fmean(one.seconds for one in own):.0f}")
     return table

@@ -1,8 +1,9 @@
-"""The commands that make models and measure them: train, evaluate."""
+"""The commands that make models and measure them: train, evaluate, backtest."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -66,6 +67,15 @@ Track = Annotated[
     list[str] | None,
     typer.Option(metavar="tensorboard:DIR|mlflow:URI", help="Who else hears of it; may come more than once."),
 ]
+Prices = Annotated[bool, typer.Option(help="Let the network see items' prices, where the log has any.")]
+Older = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="DIR", help="Go on from this model with what the log has that is newer."),
+]
+Replay = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Share of the older events that are learned from again, with an older model."),
+]
 Report = Annotated[Path | None, typer.Option(metavar="FILE", help="An .html page; the same as .json beside it.")]
 Tested = Annotated[float, typer.Option(min=0, max=0.999, help="Test on the events after this share, by time.")]
 Asked = Annotated[
@@ -91,6 +101,9 @@ def train(
     bfloat16: Bfloat16 = "blocks",
     item_text: Text = None,
     text_encoder: Encoder = None,
+    prices: Prices = False,
+    older: Older = None,
+    replay: Replay = 0.25,
     track: Track = None,
     report: Report = None,
     format_: LogFormat = "auto",
@@ -106,6 +119,7 @@ def train(
     from model.group import joined
     from model.trackers import TrackerError, tracker
     from model.training import Keeping
+    from model.warm_start import WarmStart
     from model.window import WindowRule
 
     with one_line(ValueError, TrackerError):
@@ -115,6 +129,7 @@ def train(
         "preset": preset, "backbone": backbone, "train_until": split, "protocol": protocol, "seed": seed,
         "time_budget_s": time_budget, "cleaning": replace(Cleaning() if clean else OFF, rare_items=rare_items),
         "window": window, "keeping": checkpoint and Keeping(checkpoint, checkpoint_every), "bfloat16": bfloat16, "callbacks": trackers,
+        "prices": prices, "warm": older and WarmStart(older, replay),
     }  # fmt: skip
     with joined() as group:
         notes.quiet = not group.leads
@@ -171,7 +186,9 @@ def _texts(source: str, encoder: Path | None, logs: list[Path], format_: str, ma
     with one_line(LogError, TextError):
         directory = encoder or default_encoder()
         found = read_texts(source, logs, format=format_, mapping=mapping)
-        text = encoded(found.texts, directory, catalogue=found.catalogue, categories=found.categories)
+        text = encoded(
+            found.texts, directory, catalogue=found.catalogue, categories=found.categories, prices=found.prices
+        )
     notes.print(
         f"item text: {len(text.items):,} items, {len(text.vectors):,} distinct texts, encoded by {text.encoder}"
     )
@@ -220,3 +237,49 @@ def evaluate(
         return
     for name, evaluation in found.items():
         Console().print(evaluation_table(evaluation, name))
+
+
+def backtest(
+    logs: Logs,
+    days: Annotated[int, typer.Option(min=1, help="How many of the last days are tested.")] = 3,
+    update: Annotated[
+        list[str] | None,
+        typer.Option(metavar="retrain|fine-tune|keep", help="How the model is kept up to date; several are compared."),
+    ] = None,
+    replay: Replay = 0.25,
+    preset: Preset = "small",
+    backbone: Backbone = "nextmove",
+    seed: Seed = 0,
+    time_budget: Budget = None,
+    clean: Clean = True,
+    stride: Stride = 1,
+    format_: LogFormat = "auto",
+    mapping: Mapping = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train on all days up to one and test the next, day by day: by a new training, or by going on from yesterday's model."""
+    from model.backtest import backtest as run
+    from model.cleaning import OFF, Cleaning
+    from model.evaluation import EvaluationError
+    from model.training import TrainingError
+    from model.window import WindowRule
+    from stream_app.event_logs import LogError
+    from stream_app.learning import backtest_table, learn, training_bar
+
+    with one_line(EvaluationError, LogError, TrainingError, ValueError):
+        events = read(logs, format_, mapping)
+        options = {
+            "preset": preset, "backbone": backbone, "seed": seed, "time_budget_s": time_budget,
+            "cleaning": Cleaning() if clean else OFF, "window": WindowRule().with_stride(stride),
+        }  # fmt: skip
+        with training_bar(notes, quiet=quiet) as bar:
+            learned = partial(learn, behaviors=behaviors_in_force(), callbacks=[bar])
+            found = list(run(events.frame, learned, days, update or ["retrain"], replay, **options))
+    if json:
+        told = [
+            {"update": one.update, "day": one.day, "seconds": one.seconds, **one.evaluation.to_dict()} for one in found
+        ]
+        print_json(told)
+    else:
+        Console().print(backtest_table(found))

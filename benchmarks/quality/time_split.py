@@ -112,9 +112,11 @@ def _cold(found: Evaluation) -> dict[str, list[float]]:
 def catalogue(path: Path, columns: Sequence[str]) -> ItemText:
     """All items of a log with what its columns say about them. Raises LogError or TextError."""
     found = read_texts(",".join(columns), [path], format="auto", mapping=None)
-    items = read_log(path).frame.filter(pl.col("item_id").is_not_null() & pl.col("category").is_not_null())
-    categories = dict(items.select("item_id", "category").unique("item_id", keep="first").iter_rows())
-    return encoded(found.texts, default_encoder(), catalogue=True, categories=categories)
+    items = read_log(path).frame.filter(pl.col("item_id").is_not_null()).unique("item_id", keep="first")
+    categories, prices = (
+        dict(items.select("item_id", name).drop_nulls().iter_rows()) for name in ("category", "price")
+    )
+    return encoded(found.texts, default_encoder(), catalogue=True, categories=categories, prices=prices)
 
 
 def _told(protocol: Protocol) -> str:

@@ -32,7 +32,12 @@ def test_columns_of_a_log_give_each_item_what_is_said_first(log: Path) -> None:
 @pytest.mark.parametrize("container", ["csv", "tsv", "jsonl", "parquet"])
 def test_a_catalogue_in_any_container(container: str, tmp_path: Path) -> None:
     frame = pl.DataFrame(
-        {"item_id": ["1", "9", "10"], "text": ["red shoe", "blue_lamp", ""], "category": ["x.y", None, "z"]}
+        {
+            "item_id": ["1", "9", "10"],
+            "text": ["red shoe", "blue_lamp", ""],
+            "category": ["x.y", None, "z"],
+            "price": [1.5, 0.25, None],
+        }
     )
     path = tmp_path / f"catalogue.{container}"
     if container == "parquet":
@@ -42,7 +47,7 @@ def test_a_catalogue_in_any_container(container: str, tmp_path: Path) -> None:
     else:
         frame.write_csv(path, separator="\t" if container == "tsv" else ",")
     found = read_texts(str(path), [], format="auto", mapping=None)
-    assert found == ItemTexts({"1": "red shoe", "9": "blue lamp"}, True, {"1": "x.y", "10": "z"})
+    assert found == ItemTexts({"1": "red shoe", "9": "blue lamp"}, True, {"1": "x.y", "10": "z"}, {"1": 1.5, "9": 0.25})
 
 
 def test_what_is_not_there_is_one_line(log: Path, tmp_path: Path) -> None:

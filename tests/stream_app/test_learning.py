@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from model import training
+from model.backtest import DayResult
 from model.callbacks import Progress
 from model.evaluation import Evaluation
 from model.exam import Protocol
@@ -51,6 +52,26 @@ def test_an_evaluation_beside_its_baselines() -> None:
     assert rows == [
         ["item HR@10", "0.5000", "0.4000 – 0.6000", "repeat 0.2500", "ahead"],
         ["behavior accuracy", "0.7500", "", "", ""],
+    ]
+
+
+def test_a_backtest_has_a_row_per_day_and_update_and_their_means() -> None:
+    def tested(update: str, day: str, value: float) -> DayResult:
+        scores = {"model": {"item NDCG@10": value}}
+        return DayResult(update, day, 4.0, Evaluation("abc", Protocol(), 1234, 5, 67, 0, 1, scores))
+
+    console = Console(file=io.StringIO(), width=200)
+    found = [tested("retrain", "a", 0.25), tested("keep", "a", 0.1), tested("retrain", "b", 0.75)]
+    console.print(learning.backtest_table(found))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
+    none = [""] * (len(learning.BACKTESTED) - 1)
+    assert rows == [
+        ["a", "retrain", "1,234", "0.2500", *none, "4"],
+        ["a", "keep", "1,234", "0.1000", *none, "4"],
+        ["b", "retrain", "1,234", "0.7500", *none, "4"],
+        ["mean", "retrain", "", f"{(0.25 + 0.75) / 2:.4f}", *none, "4"],
+        ["mean", "keep", "", "0.1000", *none, "4"],
     ]
 
 

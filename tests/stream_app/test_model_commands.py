@@ -64,3 +64,22 @@ def test_what_cannot_be_is_one_line(shop: Path, tmp_path: Path) -> None:
 def test_a_tracker_hears_of_the_training(shop: Path, tmp_path: Path) -> None:
     train(shop, tmp_path / "model", "--track", f"tensorboard:{tmp_path / 'board'}")
     assert any((tmp_path / "board").iterdir())
+
+
+def test_a_training_goes_on_from_an_older_model(shop: Path, tmp_path: Path) -> None:
+    train(shop, tmp_path / "old", "--split", "0.6")
+    train(shop, tmp_path / "new", "--from", str(tmp_path / "old"), "--replay", "0.5")
+    manifest = read_manifest(tmp_path / "new")
+    assert manifest.training.older == read_manifest(tmp_path / "old").version
+    done = train(shop, tmp_path / "none", "--split", "0.4", "--from", str(tmp_path / "old"), code=2)
+    assert "has learned from all of these days already" in done.stderr
+
+
+def test_a_backtest_says_for_each_day_how_good_each_update_was(shop: Path) -> None:
+    options = ("--update", "fine-tune", "--update", "keep", "--time-budget", "1", "-q")
+    found = json.loads(run("backtest", str(shop), "--days", "1", "--json", *options).stdout)
+    assert [(one["update"], one["day"]) for one in found] == [("fine-tune", found[0]["day"]), ("keep", found[0]["day"])]
+    assert found[0]["model_version"] == found[1]["model_version"]
+    assert found[0]["scores"]["model"].keys() >= {"item NDCG@10", "behavior log-loss"}
+    done = run("backtest", str(shop), "--days", "9", "-q", code=2)
+    assert "days with a day before them, not 9" in done.stderr.splitlines()[-1]
