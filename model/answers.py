@@ -14,7 +14,8 @@ from torch import Tensor
 from model.calibration import Calibration
 from model.features import Batch
 from model.forecast import Category, Forecast, Item
-from model.network import FAR, Copied, Heads, Mixture, NextMoveModel
+from model.network import Copied, Heads, Mixture, NextMoveModel
+from model.pointer import FAR
 from model.scorer import Precision, Scorer
 from model.vocabulary import Catalogue, Vocabulary
 

@@ -13,24 +13,22 @@ the content, so equal training gives an equal version. It knows nothing of infer
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from safetensors import SafetensorError
-from transformers.utils import logging as transformers_logging
 
+from model import durable
 from model.calibration import Calibration
 from model.card import card
 from model.cleaning import CleaningReport
 from model.config import NextMoveConfig
 from model.forecast import Forecast
 from model.network import NextMoveModel
+from model.quiet import quiet
 from model.vocabulary import Vocabulary, VocabularyError
 from model.window import Window, WindowRule
 
@@ -63,6 +61,7 @@ class TrainingRange(msgspec.Struct, frozen=True, omit_defaults=True):
     epochs: int
     protocol: str = "time"  # of `model.splits`: what was held out
     backbone: str = "nextmove"
+    older: str | None = None  # version of the model that was gone on from
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -84,6 +83,15 @@ class Compared(msgspec.Struct, frozen=True):
     verdict: str | None = None
 
 
+class Described(msgspec.Struct, frozen=True):
+    """Items that the model knows by a text."""
+
+    encoder: str
+    texts: int  # distinct ones
+    items: int  # that have one
+    unmet: int  # of which the training range has no event
+
+
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything about a model that is not a weight or a name; what an older artefact lacks is None or empty."""
 
@@ -103,6 +111,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     calibration: Calibration | None = None
     curve: list[Epoch] = []
     compared: dict[str, Compared] = {}  # measure → on the validation part
+    described: Described | None = None
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -194,7 +203,7 @@ def version_of(manifest: Manifest) -> str:
 
 
 def _write(beside: Path, artifact: Artifact) -> Manifest:
-    with _quiet():
+    with quiet():
         artifact.model.save_pretrained(beside)
     (beside / "vocabulary.json").write_text(artifact.vocabulary.to_json())
     (beside / CARD).write_text(card(artifact.manifest))
@@ -203,7 +212,7 @@ def _write(beside: Path, artifact: Artifact) -> Manifest:
     manifest = msgspec.structs.replace(manifest, version=version_of(manifest))
     (beside / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest, order="deterministic")))
     for path in (*beside.iterdir(), beside):
-        _sync(path)
+        durable.sync(path)
     return manifest
 
 
@@ -220,15 +229,7 @@ def _rename(beside: Path, directory: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
     else:
         beside.rename(directory)
-    _sync(directory.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    durable.sync(directory.parent)
 
 
 def _sha256(path: Path) -> str:
@@ -245,7 +246,7 @@ def _check_file(path: Path, expected: str) -> None:
 
 def _load_model(directory: Path, vocabulary: Vocabulary) -> NextMoveModel:
     try:
-        with _quiet():
+        with quiet():
             config = NextMoveConfig.from_pretrained(directory)
             expected = (vocabulary.items.rows, vocabulary.categories.rows, vocabulary.behaviors.rows)
             if (config.item_rows, config.category_rows, config.behavior_rows) != expected:
@@ -262,17 +263,3 @@ def _load_model(directory: Path, vocabulary: Vocabulary) -> NextMoveModel:
     for tensor in (*fitting.parameters(), *fitting.buffers()):
         tensor.data = tensor.data.clone()  # out of the file's mapping: who overwrites it would change a model at work
     return fitting
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' own progress bars and load reports."""
-    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # likewise
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # likewise

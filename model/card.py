@@ -44,10 +44,15 @@ def facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         "a network that predicts a user's next event "
         f"(backbone {trained.backbone}, preset {trained.preset}, seed {trained.seed})",
     )
+    if trained.older is not None:
+        yield "went on from", f"model {trained.older}"
     yield "learned from", f"{trained.events:,} events of {trained.users:,} users"
     yield "data range", f"{moment(trained.from_ms)} to {moment(trained.until_ms)}"
     if manifest.cleaning is not None:
         yield "cleaned of", manifest.cleaning.line() or "nothing"
+    if (texts := manifest.described) is not None:
+        met = f"{texts.unmet:,} of them with no event" if texts.unmet else "each with an event"
+        yield "items", f"{texts.items:,} known by their texts ({texts.texts:,} distinct, {texts.encoder}), {met}"
     yield "epochs", f"{trained.epochs}"
     yield "behaviours", ", ".join(manifest.behaviors)
     yield "goal", f"{manifest.goal} within {goal_h:.3g} h"

@@ -21,6 +21,8 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from model import durable
+
 KEPT = 2
 _NAME = re.compile(r"\d{9}\.safetensors")
 
@@ -74,9 +76,9 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             files = self._files()
             number = int(files[-1].stem) + 1 if files else 1
-            _write(partial, safetensors.torch.save(checkpoint.tensors, header))
+            durable.write(partial, safetensors.torch.save(checkpoint.tensors, header))
             partial.replace(self.directory / f"{number:09d}.safetensors")
-            _sync(self.directory)
+            durable.sync(self.directory)
         except OSError as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -108,21 +110,6 @@ class Checkpoints:
                 f"{path} is of another training (of another {', '.join(other)}); "
                 f"give that one's log and options, or another directory for checkpoints"
             )
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _line(error: BaseException) -> str:

@@ -29,6 +29,9 @@ class NextMoveConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # tran
     heads: int = 2
     kv_heads: int = 2  # heads of the keys and values; fewer than `heads`: several queries share one
     pointer_width: int = 64
+    texts: int = 0  # distinct texts of items; 0: an item is known by its events alone
+    text_width: int = 0  # numbers that the text encoder gives
+    price_buckets: int = 0  # with that of the items without a price; 0: no item has one
     copy: bool = True  # off where users repeat nothing: no pointer, no relation between two events but distance
     dropout: float = 0.3
     unknown_items: float = 0.6  # share of known items shown as unknown in training: the unknown rows learn, and

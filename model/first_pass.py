@@ -12,10 +12,10 @@ from model.artifact import Artifact, Compared, Epoch
 from model.calibration import Calibration, fit_behaviors, fit_question
 from model.engine import Engine
 from model.evaluation import EvaluationError, evaluate
-from model.learner import VALIDATION_WINDOWS
 from model.material import Material
 from model.sequences import window_list
 from model.targets import Ints
+from model.validation import VALIDATION_WINDOWS
 
 CALIBRATED = {"behavior": "next_behaviors", "purchase": "purchase_probability", "churn": "churn_probability"}
 MANIFEST_MEASURES = (

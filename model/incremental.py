@@ -19,22 +19,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from model.backbones import Recurrent
 from model.features import NO_IDENTITY, Batch
-from model.network import (
-    COUNT_CAP,
-    DISTANCES,
-    EVENT_DECAYS,
-    FAR,
-    GAP_BUCKETS,
-    HOUR_MS,
-    TIME_DECAYS_S,
-    Block,
-    Copied,
-    Heads,
-    Mixture,
-    NextMoveModel,
-    Pointer,
-    quantiles,
-)
+from model.network import DISTANCES, GAP_BUCKETS, HOUR_MS, Block, Copied, Heads, Mixture, NextMoveModel, quantiles
+from model.pointer import COUNT_CAP, EVENT_DECAYS, FAR, TIME_DECAYS_S, Pointer
 from model.pool import KINDS, Event, Pool, Stepped
 
 
@@ -107,7 +93,7 @@ class Step(nn.Module):
 
 def named(model: NextMoveModel, event: Event) -> Tensor:
     """What the events are about, as vectors [B, D]."""
-    what = model.item(event.item_rows) + model.category(event.category_rows)
+    what = model.of_items(event.item_rows) + model.category(event.category_rows)
     return what + model.behavior(event.behavior_rows)  # type: ignore[no-any-return]
 
 
@@ -130,8 +116,8 @@ class Again(NamedTuple):
     same: Tensor  # bool [B, KINDS, W] the newest event included
     age: Tensor  # [B, W] log seconds since each event
     sessions_ago: Tensor  # [B, W]
-    maps: Tensor  # [B, W, RELATIONS] as `model.network.Relations.maps`
-    repeated: Tensor  # [B, 2 · KINDS] as `model.network.seen_before`
+    maps: Tensor  # [B, W, RELATIONS] as `model.pointer.Relations.maps`
+    repeated: Tensor  # [B, 2 · KINDS] as `model.pointer.seen_before`
     latest: Tensor  # [B, KINDS, W] as in `Pool`, one event later; so are the others
     counts: Tensor  # [B, KINDS, W]
     decayed: Tensor  # [B, KINDS, W, DECAYS]
@@ -253,7 +239,7 @@ def copy(pointer: Pointer, gate: nn.Module, h: Tensor, kept: Tensor, again: Agai
 
 
 def features(again: Again, kind: int) -> Tensor:
-    """What `model.network.candidates` says of each event of a window as seen from the newest, [B, W, POINTER_FEATURES]."""
+    """What `model.pointer.candidates` says of each event of a window as seen from the newest, [B, W, POINTER_FEATURES]."""
     candidate = again.latest[:, kind]
     after = candidate.sum(1, keepdim=True) - candidate.cumsum(1)
     recent = (after + candidate.long() - 1).clamp(min=0).float()  # [B, W] distinct ones more recent, where a candidate

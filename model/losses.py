@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from model.config import QUANTILES
 from model.features import Batch
-from model.network import FAR, Heads, Mixture, NextMoveModel
+from model.network import Heads, Mixture, NextMoveModel
+from model.pointer import FAR
 from model.softmax import log_probability
 
 

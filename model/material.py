@@ -16,8 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.described_items import rarely_met
 from model.features import NO_IDENTITY, Columns, Ints, encode
+from model.item_text import ItemText
 from model.losses import Labels
+from model.prices import buckets, edges, item_prices
 from model.sequences import Sequences
 from model.targets import Horizons, Targets, targets
 from model.vocabulary import FIRST_BUCKET, Vocabulary, build
@@ -41,8 +44,13 @@ class Material:
     learned: Targets  # labels as known at the end of the learning part
     checked: Targets  # labels as known at the end of the log
     learn_until: int  # place in the log
+    since: int  # place in the log before which an older model knows all; 0 without one
     rule: WindowRule
     horizons: Horizons
+    text: ItemText | None
+    item_texts: Ints  # [known items] row of the item's text, -1 where it has none
+    item_buckets: Ints  # [known items] of the item's price, see `model.prices`; empty where no item has one
+    rare: Bools  # [known items] known by a text and hardly by events, see `model.described_items`
 
     def learning(self) -> Bools:
         """Events whose next event may be learned from, [N]."""
@@ -77,7 +85,7 @@ class Material:
 
     def is_dense(self) -> bool:
         """Whether a known item is seen so often that its name can be learned."""
-        known = self.vocabulary.item_counts
+        known = [count for count in self.vocabulary.item_counts if count]
         return len(known) > 0 and sum(known) >= DENSE_EVENTS * len(known)
 
     def checking(self) -> Ints:
@@ -88,11 +96,22 @@ class Material:
 
 
 def prepare(
-    data: Sequences, learn_until: int, behaviors: Sequence[str], goal: str, rule: WindowRule, horizons: Horizons
+    data: Sequences,
+    learn_until: int,
+    behaviors: Sequence[str],
+    goal: str,
+    rule: WindowRule,
+    horizons: Horizons,
+    text: ItemText | None = None,
+    since: int = 0,
+    prices: bool = False,
 ) -> Material:
     """Counts, encodes and labels; raises VocabularyError."""
     inside = data.order < learn_until
-    vocabulary, least = build_vocabulary(data, inside, behaviors, goal)
+    vocabulary, least = build_vocabulary(data, inside, behaviors, goal, text)
+    items = vocabulary.items
+    item_texts = np.array([-1 if text is None else text.items.get(name, -1) for name in items.names], np.int64)
+    rare = rarely_met(np.array(vocabulary.item_counts, np.int64), item_texts, least)
     columns = encode(data.whole(), vocabulary)
     is_goal = np.fromiter((name == goal for name in data.behaviors), np.bool_, len(data))
     ends = int(data.times_ms[inside].max()), int(data.times_ms.max())
@@ -101,20 +120,42 @@ def prepare(
         data=data,
         columns=columns,
         vocabulary=vocabulary,
-        item_rows=without_itself(columns.item_rows, vocabulary.items.first, vocabulary.item_counts, inside, least),
+        item_rows=without_itself(columns.item_rows, items.first, vocabulary.item_counts, inside, least, rare),
         category_rows=without_itself(
             columns.category_rows, vocabulary.categories.first, vocabulary.category_counts, inside, 1
         ),
         learned=learned,
         checked=checked,
         learn_until=learn_until,
+        since=since,
         rule=rule,
         horizons=horizons,
+        text=text,
+        item_texts=item_texts,
+        item_buckets=price_buckets(data, columns.item_rows, vocabulary, inside, text)
+        if prices
+        else np.zeros(0, np.int64),
+        rare=rare,
     )
 
 
-def build_vocabulary(data: Sequences, inside: Bools, behaviors: Sequence[str], goal: str) -> tuple[Vocabulary, int]:
-    """Names of the events `inside` [N], and how often an item must have been seen to be among them."""
+def price_buckets(
+    data: Sequences, item_rows: Ints, vocabulary: Vocabulary, inside: Bools, text: ItemText | None
+) -> Ints:
+    """Of each known item; none where fewer than two prices are known."""
+    if data.prices is None:
+        return np.zeros(0, np.int64)
+    known = np.where(inside, data.prices, np.nan)
+    items = vocabulary.items
+    found = item_prices(item_rows, known, items.names, items.first, {} if text is None else text.prices)
+    at = edges(found)
+    return buckets(found, at) if len(at) else np.zeros(0, np.int64)
+
+
+def build_vocabulary(
+    data: Sequences, inside: Bools, behaviors: Sequence[str], goal: str, text: ItemText | None
+) -> tuple[Vocabulary, int]:
+    """Names of the events `inside` [N], and how often an item must have been seen to be among them without a text."""
     kept = np.flatnonzero(inside).tolist()
     items = Counter(item for item in map(data.items.__getitem__, kept) if item is not None)
     categories = Counter(name for name in map(data.categories.__getitem__, kept) if name is not None)
@@ -122,13 +163,25 @@ def build_vocabulary(data: Sequences, inside: Bools, behaviors: Sequence[str], g
     item_category = {item: name for item, name in pairs if item is not None and name is not None}
     repeated = sum(count >= 2 for count in items.values())
     least = 2 if repeated >= MIN_REPEATED else 1
-    return build(items, categories, item_category, behaviors, goal, min_item_count=least), least
+    if text is not None:
+        item_category = {**text.categories, **item_category}
+    described = [] if text is None else [name for name in text.items if text.catalogue or name in items]
+    vocabulary = build(items, categories, item_category, behaviors, goal, described=described, min_item_count=least)
+    return vocabulary, least
 
 
-def without_itself(rows: Ints, first: int, counts: Sequence[int], inside: Bools, least: int) -> Ints:
-    """Rows of names, an unknown row where the name is known only because of this event, [N]."""
+def without_itself(
+    rows: Ints, first: int, counts: Sequence[int], inside: Bools, least: int, otherwise: Bools | None = None
+) -> Ints:
+    """Rows of names, an unknown row where the name is known only because of this event, [N].
+
+    Names that are known `otherwise` [names] stay.
+    """
     seen = np.concatenate((np.zeros(first, np.int64), np.asarray(counts, np.int64)))[rows]
-    return np.where(inside & (rows >= first) & (seen - 1 < least), FIRST_BUCKET, rows)
+    only = inside & (rows >= first) & (seen - 1 < least)
+    if otherwise is not None:
+        only &= ~np.concatenate((np.zeros(first, np.bool_), otherwise))[rows]
+    return np.where(only, FIRST_BUCKET, rows)
 
 
 def log_share(rows: Ints, first: int, total: int) -> Tensor:

@@ -11,6 +11,7 @@ Features:
 - the pointer sees recency rank, time since, sessions ago, count in the window, same category as the newest event
 - where users never repeat anything (`copy` is off) there is no pointer, and distance is all that relates two events
 - catalogue logits are tied to the input embeddings, and an item's row shares its category's row
+- where items have texts, an item's vector is that of its text and a small difference, see `model.described_items`
 - heads: next behaviour, behaviour given the item, goal within a horizon, time to next (monotone quantiles), churn
 
 What is said at an event depends on nothing after it. It knows nothing of names, files or losses. B batch, L positions,
@@ -29,18 +30,15 @@ from transformers import PreTrainedModel
 
 from model import backbones
 from model.config import QUANTILES, NextMoveConfig
+from model.described_items import DescribedItems, bounded
 from model.features import NO_IDENTITY, Batch
+from model.pointer import FAR, Pointer, Relations, candidates, pick, seen_before
 from model.vocabulary import FIRST_BUCKET
 
-FAR = -1e4  # a logit that no other logit can be confused with; finite, so that gradients stay finite
 GAP_BUCKETS = 24  # powers of two of seconds: 1 s … 97 days
 HOUR_MS = 3_600_000
-COUNT_CAP = 8
 RELATIONS = 4
 DISTANCES = 256  # farther ones count as the farthest
-EVENT_DECAYS = (0.6, 0.9)  # weight of an event per event since
-TIME_DECAYS_S = (600.0, 43_200.0)  # time constants of an event's weight
-POINTER_FEATURES = 12 + 2 * (len(EVENT_DECAYS) + len(TIME_DECAYS_S))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +68,6 @@ class Heads:
     goal: Tensor  # [B, T] logit
     churn: Tensor  # [B, T] logit
     log_seconds: Tensor  # [B, T, quantiles] increasing
-
-
-@dataclass(frozen=True, slots=True)
-class Relations:
-    """How each event of a window relates to each other one."""
-
-    same_item: Tensor  # bool [B, L, L]
-    same_category: Tensor  # bool [B, L, L]
-    log_age: Tensor  # [B, L, L] log seconds from key to query
-    sessions_ago: Tensor  # [B, L, L]
-    maps: Tensor  # [B, RELATIONS, L, L] the same as numbers for the attention
 
 
 class Block(nn.Module):
@@ -134,27 +121,6 @@ class Block(nn.Module):
         return related.view(len(maps), self.heads, -1, length) + near
 
 
-class Pointer(nn.Module):
-    """Scores the distinct things of a window, each at its last occurrence, for every query position."""
-
-    def __init__(self, config: NextMoveConfig) -> None:
-        super().__init__()
-        self.query = nn.Linear(config.width, config.pointer_width, bias=False)
-        self.key = nn.Linear(config.width, config.pointer_width, bias=False)
-        self.from_query = nn.Linear(config.width, config.pointer_width)
-        self.from_key = nn.Linear(config.width, config.pointer_width, bias=False)
-        self.from_features = nn.Linear(POINTER_FEATURES, config.pointer_width, bias=False)
-        self.score = nn.Linear(config.pointer_width, 1, bias=False)
-
-    def forward(self, asking: Tensor, x: Tensor, candidate: Tensor, features: Tensor) -> Tensor:
-        """Log-probabilities [B, T, L] of the candidates, FAR elsewhere; asking [B, T, D], x [B, L, D]."""
-        match = self.query(asking) @ self.key(x).transpose(1, 2) / math.sqrt(self.query.out_features)  # [B, T, L]
-        mixed = self.from_query(asking)[:, :, None] + self.from_key(x)[:, None]  # [B, T, L, pointer width]
-        logits = match + self.score(F.gelu(mixed + self.from_features(features))).squeeze(-1)
-        logits = logits.masked_fill(~candidate, FAR)
-        return torch.log_softmax(logits, dim=-1).masked_fill(~candidate, FAR)
-
-
 class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     """Windows in, `Heads` out; see the module's docstring."""
 
@@ -192,6 +158,12 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         self.goal_head = nn.Linear(width, 1)
         self.churn_head = nn.Linear(width, 1)
         self.time_head = nn.Linear(width, len(QUANTILES))
+        self.described = DescribedItems(config) if config.texts else None
+        self.price = nn.Embedding(config.price_buckets, width) if config.price_buckets else None
+        self.item_buckets: Tensor | None
+        self.register_buffer(
+            "item_buckets", torch.zeros(config.item_rows, dtype=torch.int64) if config.price_buckets else None
+        )
         self.narrow = False  # products of the backbone in bfloat16: for learning, never for answers
         self.item_categories: Tensor
         self.register_buffer("item_categories", torch.ones(config.item_rows, dtype=torch.int64))  # category rows
@@ -262,7 +234,7 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
 
     def embed(self, batch: Batch, relations: Relations | None, hidden: Tensor | None) -> Tensor:
         """Events as vectors [B, L, D]."""
-        items = self.hide(batch.item_rows, self.config.item_first, self.config.unknown_items)
+        items = self.of_items(batch.item_rows)  # [B, L, D]
         categories = self.hide(batch.category_rows, self.config.category_first, self.config.unknown_categories)
         times = batch.times_ms
         gaps = torch.diff(times, dim=1).clamp(min=0)  # [B, L - 1]
@@ -271,12 +243,28 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         gap_rows = torch.cat((first, torch.bucketize(gaps, edges)), dim=1)  # [B, L]
         if hidden is not None:  # the pause after a hidden event would tell when it was
             gap_rows[:, 1:] = gap_rows[:, 1:].masked_fill(hidden[:, :-1], GAP_BUCKETS + 1)
-        x = self.item(items) + self.category(categories) + self.behavior(batch.behavior_rows)
+        x = items + self.category(categories) + self.behavior(batch.behavior_rows)
         x = x + self.gap(gap_rows) + self.hour(times // HOUR_MS % 24)
         if relations is None or self.repeats is None:
             return x  # type: ignore[no-any-return]
         before = (*seen_before(relations.same_item), *seen_before(relations.same_category))
         return x + self.repeats(torch.stack(before, dim=-1))  # type: ignore[no-any-return]
+
+    def of_items(self, rows: Tensor) -> Tensor:
+        """What is known of the events' items, [..., D]."""
+        first, rate = self.config.item_first, self.config.unknown_items
+        if self.described is None:
+            rows = self.hide(rows, first, rate)
+            found = self.item(rows)
+        else:
+            found = bounded(self.item(self.hide(self.described.shown(rows), first, rate))) + self.described(rows)
+        return found + self.of_prices(rows)  # type: ignore[no-any-return]
+
+    def of_prices(self, rows: Tensor) -> Tensor | float:
+        """What the prices of items say, [..., D]; 0 where the log has none."""
+        if self.price is None or self.item_buckets is None:
+            return 0.0
+        return self.price(self.item_buckets[rows])  # type: ignore[no-any-return]
 
     def hide(self, rows: Tensor, first: int, rate: float) -> Tensor:
         """In training, shows a share of the known names as unknown ones; rows [B, L]."""
@@ -305,8 +293,13 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
     def item_table(self) -> tuple[Tensor, Tensor]:
         """Output vectors [N + 1, D] and biases [N + 1]; class 0 is "none of these", class 1 + i the i-th known item."""
         first = self.config.item_first
-        vectors = self.item.weight[first:] + self.category(self.item_categories[first:])
-        return torch.cat((self.item.weight[2:3], vectors)), self.item_bias
+        own: Tensor = self.item.weight[first:]
+        bias: Tensor = self.item_bias
+        if self.described is not None:
+            own, bias = self.described.table(own), self.described.bias(bias)
+        rows = torch.arange(first, self.config.item_rows, device=own.device)
+        vectors = own + self.category(self.item_categories[first:]) + self.of_prices(rows)
+        return torch.cat((self.item.weight[2:3], vectors)), bias
 
     def category_table(self) -> tuple[Tensor, Tensor]:
         """The same for categories."""
@@ -329,75 +322,3 @@ def conceal(batch: Batch, hidden: Tensor) -> Batch:
 def split(x: Tensor, heads: int) -> Tensor:
     """[B, T, heads · D/H] → [B, heads, T, D/H]."""
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
-
-
-def pick(x: Tensor, at: Tensor) -> Tensor:
-    """Row `at[b]` of each x[b]: [B, L, …] → [B, 1, …]."""
-    return x[torch.arange(x.shape[0], device=x.device), at][:, None]
-
-
-def seen_before(same: Tensor) -> tuple[Tensor, Tensor]:
-    """For each event: seen before in the window (0 or 1), and the log of how often; same [B, L, L] → [B, L] twice."""
-    count = same.tril(-1).sum(-1, dtype=torch.int32)
-    return (count > 0).float(), torch.log1p(count.clamp(max=COUNT_CAP).float())
-
-
-def candidates(
-    ids: Tensor, same: Tensor, other: Tensor, relations: Relations, at: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Which positions are the last occurrence of something as seen from each query, [B, T, L], and their features.
-
-    ids [B, L] identities; same, other [B, L, L]: equal in this respect, equal in the other one.
-    """
-    length = ids.shape[1]
-    steps = torch.arange(length, device=ids.device)
-    asked_at = steps[None, :, None] if at is None else at[:, None, None]  # [1 or B, T, 1]
-    later = same.triu(1)  # [B, L, L] the same again
-    if at is None:
-        again = torch.where(later, steps, length).amin(-1)  # [B, L] next occurrence of the same, L if none
-        newest = again[:, None] > asked_at  # [B, T, L]
-    else:
-        newest = ~later.any(-1)[:, None]  # behind `at` there is only padding, which is never the same
-    candidate = newest & (steps <= asked_at) & (ids >= 0)[:, None]  # [B, T, L]
-    recent = candidate.flip(-1).cumsum(-1).flip(-1).float() - 1  # [B, T, L] distinct ones more recent
-    recent = recent.clamp(min=0)
-    count = (
-        same.tril().sum(-1, dtype=torch.int32).clamp(max=COUNT_CAP).float().clamp(min=1)[:, None].expand_as(recent)
-    )  # [B, T, L]
-    age, sessions = relations.log_age, relations.sessions_ago
-    if at is not None:
-        age, sessions = pick(age, at), pick(sessions, at)
-    features = torch.stack(
-        (
-            torch.log1p(recent) / 2,
-            1 / (1 + recent),
-            (recent == 0).float(),
-            (recent == 1).float(),
-            (recent == 2).float(),
-            age / 8,
-            torch.log1p(sessions) / 2,
-            (sessions == 0).float(),
-            (sessions == 1).float(),
-            torch.log(count),
-            (count >= 2).float(),
-            (other if at is None else pick(other, at)).float(),
-            *decayed_counts(same, asked_at, age),
-            *decayed_counts(other, asked_at, age),
-        ),
-        dim=-1,
-    )
-    return candidate, features
-
-
-def decayed_counts(same: Tensor, asked_at: Tensor, log_age: Tensor) -> list[Tensor]:
-    """How often each position's kind occurred up to each query, recent events weighing more, in logs; [B, T, L] each.
-
-    same [B, L, L], asked_at [1 or B, T, 1], log_age [B, T, L].
-    """
-    steps = torch.arange(same.shape[-1], device=same.device)
-    since = asked_at - steps  # [1 or B, T, L]
-    past = since >= 0
-    kinds = same.float()
-    weights = [decay ** since.clamp(min=0).float() for decay in EVENT_DECAYS]
-    weights += [torch.exp(-torch.expm1(log_age) / seconds) for seconds in TIME_DECAYS_S]
-    return [torch.log1p((weight * past).expand(len(same), -1, -1) @ kinds) for weight in weights]  # [B, T, L]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from model.backbones import Recurrent
-from model.network import EVENT_DECAYS, TIME_DECAYS_S, Heads, NextMoveModel
+from model.network import Heads, NextMoveModel
+from model.pointer import EVENT_DECAYS, TIME_DECAYS_S
 
 DECAYS = len(EVENT_DECAYS) + len(TIME_DECAYS_S)
 KINDS = 2  # items, categories

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from model.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from model.group import Group
 from model.learner import Keep, Learner
-
-
-@dataclass(frozen=True, slots=True)
-class Keeping:
-    """Where checkpoints go, and how often one is written within an epoch; there is one after each epoch anyway."""
-
-    directory: Path
-    every_s: float = 60.0
+from model.snapshot import restore
 
 
 class Saves:
@@ -48,7 +41,7 @@ class Saves:
         if self.found is None or self.found.state["phase"] != learner.phase:
             return
         try:
-            learner.restore(self.found)
+            restore(learner, self.found)
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 "the checkpoint does not fit this program's network; give another directory for checkpoints"

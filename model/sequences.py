@@ -20,6 +20,7 @@ import polars as pl
 from model.window import Window, WindowRule
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 COLUMNS = ("user_id", "timestamp", "behavior", "item_id", "category")
 
@@ -39,6 +40,7 @@ class Sequences:
     behaviors: list[str]  # [N]
     categories: list[str | None]  # [N]
     first: Ints  # [N] index of the user's first event
+    prices: Floats | None = None  # [N] NaN where unknown; None where the log has none
 
     def __len__(self) -> int:
         return len(self.users)
@@ -50,6 +52,8 @@ class Sequences:
             digest.update(numbers.tobytes())
         for names in (self.items, self.behaviors, self.categories):
             digest.update(json.dumps(names).encode())
+        if self.prices is not None:
+            digest.update(self.prices.tobytes())
         return digest.hexdigest()
 
     def window(self, last: int, rule: WindowRule) -> Window:
@@ -87,7 +91,8 @@ class Sequences:
 
 def sequences(frame: pl.DataFrame) -> Sequences:
     """Groups a table of events; raises FrameError for a missing column, a wrong type, or no usable row."""
-    frame = usable(frame).select(COLUMNS)
+    priced = "price" in frame.columns and frame["price"].null_count() < frame.height
+    frame = usable(frame).select(*COLUMNS, *(["price"] if priced else []))
     if not frame["timestamp"].is_sorted():
         frame = frame.sort("timestamp", maintain_order=True)
     number = frame["user_id"].unique().cast(pl.String).sort()  # the order of users is that of their names
@@ -103,6 +108,7 @@ def sequences(frame: pl.DataFrame) -> Sequences:
         behaviors=_names(frame["behavior"]),
         categories=_names(frame["category"]),
         first=np.repeat(begins, np.diff(begins, append=len(users))),
+        prices=frame["price"].cast(pl.Float64).fill_null(np.nan).to_numpy() if priced else None,
     )
 
 

@@ -63,6 +63,9 @@ def _by_novelty(exam: Exam, question: Ranking, begins: Ints) -> Iterator[tuple[s
     yield f"{question.name} already in the window", again
     yield f"{question.name} not in the window, seen in training", ~again & known
     yield f"{question.name} not in the window, never seen in training", ~again & ~known
+    history, cold = begins < question.at, ~again & ~known
+    yield f"cold {question.name}, after some history", cold & history
+    yield f"all but cold {question.name}, after some history", ~cold & history
     yield "user seen in training", old
     yield "user new", ~old
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -140,13 +140,19 @@ def build(
     behaviors: Sequence[str],
     goal: str,
     *,
+    described: Collection[str] = (),
     max_items: int = 1_000_000,
     min_item_count: int = 1,
     item_buckets: int = 64,
     category_buckets: int = 16,
 ) -> Vocabulary:
-    """A vocabulary from counts; items and categories by falling count, then by name, so that the order is defined."""
-    items = _ranked(item_counts, min_item_count)[:max_items]
+    """A vocabulary from counts; items and categories by falling count, then by name, so that the order is defined.
+
+    Items that are `described` are known however rarely they were counted, if at all.
+    """
+    counted = {name: count for name, count in item_counts.items() if count >= min_item_count}
+    item_counts = counted | {name: item_counts.get(name, 0) for name in described}
+    items = _ranked(item_counts, 0)[:max_items]
     categories = _ranked(category_counts, 1)
     category_catalogue = Catalogue(tuple(categories), category_buckets)
     return Vocabulary(

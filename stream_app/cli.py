@@ -7,47 +7,40 @@ says why; 130 interrupted.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated
 
 import click
-import orjson
 import typer
 from rich.console import Console
 
-from stream_app import behaviors as behavior_files
-from stream_app.settings import Settings
-
-if TYPE_CHECKING:  # these load polars or torch; each command imports what it needs
-    from stream_app.event_logs import EventLog
+from stream_app import model_commands
+from stream_app.console import (
+    Json,
+    LogFormat,
+    Logs,
+    Mapping,
+    Quiet,
+    behaviors_in_force,
+    notes,
+    one_line,
+    override,
+    print_json,
+    read,
+    settings_in_force,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-notes = Console(stderr=True)  # what is said beside the result
-
-Logs = Annotated[list[Path], typer.Argument(metavar="LOG…", help="Event logs; see docs/logs.md for the formats.")]
-LogFormat = Annotated[str, typer.Option("--format", help="Format of the log; auto looks at its header.")]
-Mapping = Annotated[Path | None, typer.Option(help="TOML file that maps the log's columns.")]
 ModelDir = Annotated[
     Path | None, typer.Option("--model", metavar="DIR", help="Model directory, or a file with its path.")
 ]
 Broker = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka; several separated by commas.")]
-Json = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Protocol = Annotated[
-    Literal["time", "leave-one-out"],
-    typer.Option(help="What is held out: the last part, or each user's last two events."),
-]
-Report = Annotated[Path | None, typer.Option(metavar="FILE", help="An .html page; the same as .json beside it.")]
 Since = Annotated[float, typer.Option(min=0, max=0.999, help="Leave out this share of the events, by time.")]
 
 
@@ -69,124 +62,13 @@ def demo(
     from stream_app.event_logs import LogError
     from stream_app.replay import ReplayError
 
-    with _one_line(BrokerError, DemoError, LogError, ReplayError, TrainingError):
-        raise typer.Exit(run(log, seconds=seconds, seed=seed, behaviors=_behaviors(), console=Console()))
+    with one_line(BrokerError, DemoError, LogError, ReplayError, TrainingError):
+        raise typer.Exit(run(log, seconds=seconds, seed=seed, behaviors=behaviors_in_force(), console=Console()))
 
 
-@app.command()
-def train(
-    logs: Logs,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; replaced if it holds a model.")],
-    preset: Annotated[str, typer.Option(help="The one dial: small, base or large.")] = "small",
-    backbone: Annotated[
-        str, typer.Option(help="nextmove, or to compare: gpt2, llama, bert, gru, lstm, rnn.")
-    ] = "nextmove",
-    split: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the events, by time, to learn from.")] = 0.8,
-    protocol: Protocol = "time",
-    seed: Annotated[int, typer.Option(help="The same seed and log give the same model.")] = 0,
-    time_budget: Annotated[float | None, typer.Option(metavar="SECONDS", help="Stop learning after this time.")] = None,
-    clean: Annotated[
-        bool, typer.Option(help="Leave out duplicates, impossible times and bots; see docs/logs.md.")
-    ] = True,
-    rare_items: Annotated[int, typer.Option(min=1, help="Leave out items with fewer events than this.")] = 1,
-    stride: Annotated[
-        int, typer.Option(min=1, metavar="N", help="So many of a full window's oldest events leave together.")
-    ] = 1,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Leave there what the same command needs to go on after a crash."),
-    ] = None,
-    checkpoint_every: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How often, within an epoch.")] = 60,
-    bf16: Annotated[
-        bool, typer.Option(help="Compute in bfloat16 where that is enough, for GPUs that have it.")
-    ] = False,
-    report: Report = None,
-    format_: LogFormat = "auto",
-    mapping: Mapping = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Learn from logs and publish a model; under torchrun, all of its processes learn one model together.
-
-    With --report, the model is measured on the events that were held out, as `evaluate` does.
-    """
-    from model.artifact import ArtifactError
-    from model.cleaning import OFF, Cleaning
-    from model.evaluation import EvaluationError
-    from model.group import joined
-    from model.report import ReportError, check_place
-    from model.training import Keeping, TrainingError
-    from model.window import WindowRule
-    from stream_app.event_logs import LogError
-    from stream_app.learning import examine, learn, training_bar, write_report
-
-    rules = replace(Cleaning() if clean else OFF, rare_items=rare_items)
-    with _one_line(ValueError):
-        window = WindowRule().with_stride(stride)
-    keeping = None if checkpoint is None else Keeping(checkpoint, checkpoint_every)
-    errors = (ArtifactError, EvaluationError, LogError, ReportError, TrainingError)
-    with joined() as group, _one_line(*errors, silent=not group.leads):
-        if report is not None:
-            check_place(report)
-            if protocol == "time" and split == 1:
-                raise typer.BadParameter("--report needs events that are not learned from: a --split below 1")
-        notes.quiet = not group.leads
-        with training_bar(notes, quiet=quiet or not group.leads) as progress:
-            events = _read(logs, format_, mapping)
-            result = learn(
-                events.frame, _behaviors(), out,
-                preset=preset, backbone=backbone, train_until=split, seed=seed, time_budget_s=time_budget, window=window,
-                protocol=protocol, cleaning=rules, progress=progress, keeping=keeping, bf16=bf16, group=group,
-            )  # fmt: skip
-        if report is not None and group.leads:
-            write_report(report, out, examine(out, events, protocol, split)[protocol])
-    if not group.leads:
-        return
-    notes.print(f"cleaning: {result.cleaning.line() or 'nothing left out'}")
-    if json:
-        _print_json({**asdict(result), "directory": str(result.directory)})
-    else:
-        print(
-            f"{result.directory}: model {result.version}, {result.events:,} events of {result.users:,} users, ", end=""
-        )
-        print(f"best of epoch {result.epochs}, {result.seconds:.0f} s" + (f"; {report}" if report else ""))
-
-
-@app.command()
-def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the model artefact.")],
-    logs: Logs,
-    split: Annotated[float, typer.Option(min=0, max=0.999, help="Test on the events after this share, by time.")] = 0.8,
-    protocol: Annotated[
-        Literal["time", "leave-one-out", "daily"],
-        typer.Option(help="Test what follows the split, each user's last event, or each day after the training."),
-    ] = "time",
-    report: Report = None,
-    format_: LogFormat = "auto",
-    mapping: Mapping = None,
-    json: Json = False,
-) -> None:
-    """Measure a model on the last part of a log, beside popularity, repeat, frequency and Markov on the same events."""
-    from model.artifact import ArtifactError
-    from model.evaluation import EvaluationError
-    from model.report import ReportError, check_place
-    from stream_app.event_logs import LogError
-    from stream_app.learning import evaluation_table, examine, write_report
-
-    with _one_line(ArtifactError, EvaluationError, LogError, ReportError):
-        if report is not None:
-            check_place(report)
-            if protocol == "daily":
-                raise typer.BadParameter("--report is one page: it goes with --protocol time or leave-one-out")
-        found = examine(model, _read(logs, format_, mapping), protocol, split)
-        if report is not None:
-            write_report(report, model, found[protocol])
-    if json:
-        documents = {name: evaluation.to_dict() for name, evaluation in found.items()}
-        _print_json(documents if protocol == "daily" else documents[protocol])
-        return
-    for name, evaluation in found.items():
-        Console().print(evaluation_table(evaluation, name))
+app.command()(model_commands.train)
+app.command()(model_commands.evaluate)
+app.command()(model_commands.backtest)
 
 
 @app.command()
@@ -198,9 +80,9 @@ def worker(
     """Run a worker: events in, predictions out, until it is stopped."""
     from faust.cli.faust import cli as faust_command
 
-    _override(model=model, broker=broker, web_port=port)
-    with _one_line(click.ClickException):
-        level = _settings().log_level.replace("warning", "warn")  # Faust's word for it
+    override(model=model, broker=broker, web_port=port)
+    with one_line(click.ClickException):
+        level = settings_in_force().log_level.replace("warning", "warn")  # Faust's word for it
         faust_command(["--app", "stream_app.app", "worker", "--loglevel", level], standalone_mode=False)
 
 
@@ -231,17 +113,17 @@ def replay(
         raise typer.BadParameter("--to is kafka or inline")
     if dry_run and to == "inline":
         raise typer.BadParameter("--dry-run goes with --to kafka; an inline replay sends nothing anyway")
-    _override(model=model, broker=broker, partitions=partitions)
-    with _one_line(LogError, ReplayError):
-        settings, frame = _settings(), _read(logs, format_, mapping).frame
+    override(model=model, broker=broker, partitions=partitions)
+    with one_line(LogError, ReplayError):
+        settings, frame = settings_in_force(), read(logs, format_, mapping).frame
         frame = frame.slice(int(len(frame) * since))
         if to == "kafka":
             done = play_to_kafka(frame, settings, _speed(speed), dry_run=dry_run, console=notes, quiet=quiet)
         else:
             now_ms = int(time() * 1000)
-            done = play_inline(frame, settings, _behaviors(), out, now_ms=now_ms, console=notes, quiet=quiet)
+            done = play_inline(frame, settings, behaviors_in_force(), out, now_ms=now_ms, console=notes, quiet=quiet)
     if json and str(out) != "-":
-        _print_json(done)
+        print_json(done)
     else:
         print(", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in done.items()), file=sys.stderr)
 
@@ -254,9 +136,9 @@ def broker(
     """Run the embedded development broker in the foreground; it forgets everything when it ends."""
     from stream_app.broker import BrokerError, serve
 
-    _override(partitions=partitions)
-    with _one_line(BrokerError):
-        settings = _settings()
+    override(partitions=partitions)
+    with one_line(BrokerError):
+        settings = settings_in_force()
         names = dict.fromkeys(settings.topics, settings.partitions)
 
         def ready(address: str) -> None:
@@ -276,9 +158,9 @@ def topics(
     from stream_app.connection import security
     from stream_app.topics import TopicError, check, create, plan
 
-    _override(broker=broker, partitions=partitions)
-    with _one_line(TopicError):
-        settings = _settings()
+    override(broker=broker, partitions=partitions)
+    with one_line(TopicError):
+        settings = settings_in_force()
         plans, options = plan(*settings.topics, settings.partitions), security(settings)
         timeout_s = settings.broker_timeout_s
         made = asyncio.run(create(settings.broker, plans, replication, timeout_s, dry_run=dry_run, security=options))
@@ -302,7 +184,7 @@ def simulate(
     from stream_app.simulation import simulate as run
 
     given = {name: value for name, value in (("users", users), ("items", items), ("days", days)) if value is not None}
-    with _one_line(LogError, ValueError):
+    with one_line(LogError, ValueError):
         frame = run(ShopConfig(seed=seed, **given))
         write_jsonl(frame, out)
     print(f"{out}: {len(frame):,} simulated events of {frame['user_id'].n_unique():,} users")
@@ -317,33 +199,13 @@ def schema(
 
     if what not in ("event", "prediction"):
         raise typer.BadParameter("there are schemas of event and prediction")
-    _print_json(json_schema(what))
+    print_json(json_schema(what))
 
 
 @app.command()
 def settings() -> None:
     """Print the settings in force, secrets redacted."""
-    _print_json(_settings().model_dump(mode="json"))
-
-
-def _settings() -> Settings:
-    with _one_line(ValueError):
-        return Settings()
-
-
-def _behaviors() -> behavior_files.Behaviors:
-    with _one_line(behavior_files.BehaviorError):
-        return behavior_files.load(_settings().behaviors)
-
-
-def _read(paths: list[Path], format_: str, mapping: Path | None) -> EventLog:
-    from stream_app.event_logs import read_log
-
-    now_ms = int(time() * 1000)
-    log = read_log(paths, format=format_, behaviors=_behaviors(), mapping=mapping, latest_ms=now_ms, coded=True)
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in log.report.dropped.items())
-    notes.print(f"{log.report.format}: {log.report.events:,} events" + (f"; left out: {dropped}" if dropped else ""))
-    return log
+    print_json(settings_in_force().model_dump(mode="json"))
 
 
 def _speed(text: str) -> float | None:
@@ -356,29 +218,6 @@ def _speed(text: str) -> float | None:
     if not 0 < speed < float("inf"):
         raise typer.BadParameter("--speed is a positive number, or max")
     return speed
-
-
-@contextmanager
-def _one_line(*expected: type[Exception], silent: bool = False) -> Iterator[None]:
-    """What is expected to go wrong becomes one line, unless others say it, and exit code 2."""
-    try:
-        yield
-    except expected as error:
-        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        if not silent:
-            print(f"nextmove: {' '.join(text.split())}", file=sys.stderr)
-        raise typer.Exit(2) from None
-
-
-def _override(**options: object) -> None:
-    """An option of the command line is worth more than the environment."""
-    for name, value in options.items():
-        if value is not None:
-            os.environ[f"NEXTMOVE_{name.upper()}"] = str(value)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
 def main() -> None:

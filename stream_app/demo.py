@@ -125,10 +125,10 @@ def run(log: Path | None, *, seconds: float, seed: int, behaviors: Behaviors, co
         f"{'Log ' + str(log) if log else 'A simulated shop'}: {len(frame):,} events of {frame['user_id'].n_unique():,} "
         f"users. Learning from the first {cut:,}, then playing the other {len(frame) - cut:,}."
     )
-    with training_bar(console) as progress:
+    with training_bar(console) as bar:
         learn(
             frame, behaviors, folder / "model",
-            seed=seed, train_until=TRAIN_SHARE, time_budget_s=TRAIN_S, progress=progress,
+            seed=seed, train_until=TRAIN_SHARE, time_budget_s=TRAIN_S, callbacks=[bar],
         )  # fmt: skip
     console.print(f"Model and worker log: {folder}")
     rest = frame.slice(cut)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -12,8 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from model import report, splits, training
+from model import callbacks, report, splits, training
 from model.artifact import read_manifest
+from model.backtest import DayResult
+from model.callbacks import Callback
 from model.engine import Engine
 from model.evaluation import Evaluation, EvaluationError, evaluate
 from model.exam import Protocol
@@ -22,11 +25,26 @@ from model.training import TrainResult
 from stream_app.behaviors import Behaviors
 from stream_app.event_logs import EventLog
 
-Report = Callable[[training.Progress], None]
+BACKTESTED = ("item NDCG@10", "item HR@10", "category HR@1", "behavior log-loss", "time pinball (log s)")
+
+
+class TrainingBar(Callback):
+    """Draws how far a training has come."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("read", total=1, loss="")
+
+    def on_step(self, progress: callbacks.Progress) -> None:
+        """Moves the bar."""
+        loss = "" if progress.loss is None else f"loss {progress.loss:.3f}"
+        self._bar.update(
+            self._task, description=progress.phase, completed=progress.step, total=progress.total, loss=loss
+        )
 
 
 @contextmanager
-def training_bar(console: Console, *, quiet: bool = False) -> Iterator[Report]:
+def training_bar(console: Console, *, quiet: bool = False) -> Iterator[TrainingBar]:
     """A progress bar for `train`."""
     columns = (
         TextColumn("{task.description}"),
@@ -35,13 +53,7 @@ def training_bar(console: Console, *, quiet: bool = False) -> Iterator[Report]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console, disable=quiet) as bar:
-        task = bar.add_task("read", total=1, loss="")
-
-        def report(step: training.Progress) -> None:
-            loss = "" if step.loss is None else f"loss {step.loss:.3f}"
-            bar.update(task, description=step.phase, completed=step.step, total=step.total, loss=loss)
-
-        yield report
+        yield TrainingBar(bar)
 
 
 def learn(frame: pl.DataFrame, behaviors: Behaviors, out: Path, **options: Any) -> TrainResult:
@@ -92,4 +104,22 @@ def evaluation_table(evaluation: Evaluation, name: str = "time") -> Table:
         table.add_column(name, justify="right" if number else "left")
     for row in rows:
         table.add_row(*row)
+    return table
+
+
+def backtest_table(found: Sequence[DayResult]) -> Table:
+    """A row per day and way to be up to date, and one with the means over the days of each."""
+    table = Table(title="tested day by day", title_justify="left")
+    for number, name in enumerate(("day", "update", "events", *BACKTESTED, "seconds")):
+        table.add_column(name, justify="right" if number > 1 else "left")
+    for one in found:
+        scores = one.evaluation.scores["model"]
+        cells = (f"{scores[name]:.4f}" if name in scores else "" for name in BACKTESTED)
+        table.add_row(one.day, one.update, f"{one.evaluation.test_events:,}", *cells, f"{one.seconds:.0f}")
+    table.add_section()
+    for update in dict.fromkeys(one.update for one in found):
+        own = [one for one in found if one.update == update]
+        values = [[one.evaluation.scores["model"].get(name) for one in own] for name in BACKTESTED]
+        means = ("" if None in some else f"{fmean(map(float, some)):.4f}" for some in values)  # type: ignore[arg-type]
+        table.add_row("mean", update, "", *means, f"{fmean(one.seconds for one in own):.0f}")
     return table

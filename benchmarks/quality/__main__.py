@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmarks.quality import setting
 from benchmarks.quality.report import write_report
 from benchmarks.quality.rows import ROWS
+from model.callbacks import Callback, Progress
 from model.config import PRESETS
-from model.learner import Progress
 
 HERE = Path(__file__).parent
 DATA = setting.ROOT.parent / "shared" / "data"
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = {
             name: value for name, value in (("preset", options.preset), ("budget_s", options.time_budget)) if value
         }
-        found = row.measure(options.data, note, seed=options.seed, **given)
+        found = row.measure(options.data, Notes(), seed=options.seed, **given)
         place = options.json or HERE / "results" / f"{options.row}.json"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps({"row": options.row, **found, **setting.describe()}, indent=2) + "\n")
@@ -46,11 +46,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def note(step: Progress) -> None:
+class Notes(Callback):
     """One line per validation."""
-    if step.found:
-        sys.stderr.write(", ".join(f"{name} {value:.4f}" for name, value in step.found.items()) + "\n")
-        sys.stderr.flush()
+
+    def on_step(self, progress: Progress) -> None:
+        """Writes it to stderr."""
+        if progress.found:
+            sys.stderr.write(", ".join(f"{name} {value:.4f}" for name, value in progress.found.items()) + "\n")
+            sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ order and nothing else, and the split by position becomes one by time, like any 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ import polars as pl
 import torch
 
 from benchmarks.quality.ranking import Ranker, measures
-from model.learner import DENSE, Learner, Progress, Recipe
+from model.assembly import new_model
+from model.callbacks import Callback
+from model.learner import Learner
 from model.material import Material, default_horizons, prepare
+from model.recipe import DENSE, Recipe
 from model.sequences import Sequences, sequences
-from model.training import new_model
 from model.window import DAY_MS, WindowRule
 
 FILE = "ml-1m/ratings_ordered.tsv.gz"
@@ -36,7 +37,7 @@ PROTOCOL = (
 
 def measure(
     folder: Path,
-    report: Callable[[Progress], None],
+    callback: Callback,
     *,
     backbone: str = "nextmove",
     preset: str = "base",
@@ -49,7 +50,7 @@ def measure(
     begun, cpu = time.monotonic(), time.process_time()
     frame = read(folder / FILE)
     data = sequences(frame)
-    learner = learn(frame, report, backbone, preset, seed, budget_s, recipe, rule)
+    learner = learn(frame, callback, backbone, preset, seed, budget_s, recipe, rule)
     epochs, _ = learner.run()
     ranker = Ranker(learner.model, learner.material.vocabulary, rule)
     last = np.flatnonzero(np.append(data.first[1:] == np.arange(1, len(data)), True))
@@ -88,7 +89,7 @@ def read(path: Path) -> pl.DataFrame:
 
 def learn(
     frame: pl.DataFrame,
-    report: Callable[[Progress], None],
+    callback: Callback,
     backbone: str,
     preset: str,
     seed: int,
@@ -100,7 +101,7 @@ def learn(
     material = split(sequences(frame.filter(pl.col("timestamp") < LAST_MS)), rule)
     torch.manual_seed(seed)
     model = new_model(material, preset, recipe, backbone)
-    return Learner(model, material, recipe, seed, report, budget_s=budget_s)
+    return Learner(model, material, recipe, seed, callback, budget_s=budget_s)
 
 
 def split(data: Sequences, rule: WindowRule) -> Material:

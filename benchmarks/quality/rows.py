@@ -15,7 +15,7 @@ class Row:
     """One measurement."""
 
     table: str  # rows with the same protocol stand in one table
-    measure: Callable[..., dict[str, Any]]  # (folder, report, seed=, preset=, budget_s=)
+    measure: Callable[..., dict[str, Any]]  # (folder, callback, seed=, preset=, budget_s=)
     shown: tuple[str, ...] = ()  # measures in the table; all where it is empty
 
 
@@ -27,9 +27,17 @@ ROWS = {
     },
     **{
         "ml-1m-time" if log == "ml-1m" else log: Row(
-            f"{log}, by global time", partial(time_split.measure, log=log), time_split.SHOWN
+            f"{log}, by global time",
+            partial(time_split.measure, log=log),
+            time_split.SHOWN_DESCRIBED if log in time_split.DESCRIBED else time_split.SHOWN,
         )
         for log in time_split.FILES
+    },
+    **{
+        f"{log}-text": Row(
+            f"{log}, by global time", partial(time_split.measure, log=log, described=True), time_split.SHOWN_DESCRIBED
+        )
+        for log in time_split.DESCRIBED
     },
 }
 

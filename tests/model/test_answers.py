@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.answers import choose, distribution, ranking, table
-from model.network import FAR, Copied, Mixture
+from model.network import Copied, Mixture
+from model.pointer import FAR
 from model.scorer import Scorer
 from model.vocabulary import Catalogue
 

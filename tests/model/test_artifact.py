@@ -5,7 +5,7 @@ import shutil
 import msgspec
 import pytest
 
-from model import artifact
+from model import artifact, durable
 from model.artifact import ArtifactError, load, publish, read_manifest, version_of
 from model.engine import Engine
 from model.window import DAY_MS, WindowRule
@@ -184,7 +184,7 @@ def test_a_failed_write_leaves_the_old_model_and_no_rubbish(model_directory, tmp
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(artifact, "_sync", full)
+    monkeypatch.setattr(durable, "sync", full)
     with pytest.raises(ArtifactError, match="cannot write .*: No space left on device"):
         publish(place, parts)
     assert read_manifest(place).version == version

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from model.losses import WEIGHTS, LossWeights, mixture_loss, pinball
-from model.network import FAR, Copied, Mixture
+from model.network import Copied, Mixture
+from model.pointer import FAR
 
 
 def mixture(share, pointer):

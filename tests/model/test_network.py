@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from model.config import BACKBONES, NextMoveConfig
 from model.features import encode, pad
-from model.network import FAR, NextMoveModel
+from model.network import NextMoveModel
+from model.pointer import FAR
 from model.vocabulary import build
 from model.window import Window
 

@@ -35,10 +35,13 @@ def test_slices_of_each_kind_hold_every_event_once(parts, kind):
 
 
 def test_what_is_new_is_counted_apart(parts):
-    found, _ = parts
+    found, events = parts
     assert found["user new"].events == 2
     assert found["no history"].events == 1
     assert found["item not in the window, never seen in training"].events >= 1
+    cold, warm = (found[f"{name} item, after some history"].events for name in ("cold", "all but cold"))
+    assert cold == 1
+    assert cold + warm + found["no history"].events == events
     assert all(one.model == 1 and one.best == 0 for one in found.values())
 
 

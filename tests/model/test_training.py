@@ -12,6 +12,7 @@ from model.evaluation import evaluate
 from model.training import TrainingError, train
 from model.window import Window, WindowRule
 from tests.model.conftest import BEHAVIORS, make_log
+from tests.model.test_learner import Heard
 
 
 def quick(frame, out, **options):
@@ -101,7 +102,7 @@ def test_rules_that_leave_nothing_are_refused(tmp_path):
 
 def test_progress_is_reported_in_order(tmp_path):
     seen = []
-    quick(make_log(users=6, events=15), tmp_path / "m", progress=seen.append)
+    quick(make_log(users=6, events=15), tmp_path / "m", callbacks=[Heard(seen)])
     phases = list(dict.fromkeys(one.phase for one in seen))
     assert phases == ["prepare", "train", "validate", "refit", "save"]
     assert all(0 <= one.step <= one.total for one in seen)

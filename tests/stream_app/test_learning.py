@@ -9,6 +9,8 @@ import pytest
 from rich.console import Console
 
 from model import training
+from model.backtest import DayResult
+from model.callbacks import Progress
 from model.evaluation import Evaluation
 from model.exam import Protocol
 from model.intervals import Difference
@@ -53,10 +55,30 @@ def test_an_evaluation_beside_its_baselines() -> None:
     ]
 
 
+def test_a_backtest_has_a_row_per_day_and_update_and_their_means() -> None:
+    def tested(update: str, day: str, value: float) -> DayResult:
+        scores = {"model": {"item NDCG@10": value}}
+        return DayResult(update, day, 4.0, Evaluation("abc", Protocol(), 1234, 5, 67, 0, 1, scores))
+
+    console = Console(file=io.StringIO(), width=200)
+    found = [tested("retrain", "a", 0.25), tested("keep", "a", 0.1), tested("retrain", "b", 0.75)]
+    console.print(learning.backtest_table(found))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
+    none = [""] * (len(learning.BACKTESTED) - 1)
+    assert rows == [
+        ["a", "retrain", "1,234", "0.2500", *none, "4"],
+        ["a", "keep", "1,234", "0.1000", *none, "4"],
+        ["b", "retrain", "1,234", "0.7500", *none, "4"],
+        ["mean", "retrain", "", f"{(0.25 + 0.75) / 2:.4f}", *none, "4"],
+        ["mean", "keep", "", "0.1000", *none, "4"],
+    ]
+
+
 def test_progress_is_shown_until_told_to_be_quiet() -> None:
     for quiet in (False, True):
         console = Console(file=io.StringIO(), force_terminal=True, width=100)
-        with learning.training_bar(console, quiet=quiet) as report:
-            report(training.Progress(phase="learn", step=1, total=2, loss=0.125))
-            report(training.Progress(phase="learn", step=2, total=2, loss=None))
+        with learning.training_bar(console, quiet=quiet) as bar:
+            bar.on_step(Progress(phase="learn", step=1, total=2, loss=0.125))
+            bar.on_step(Progress(phase="learn", step=2, total=2, loss=None))
         assert ("100 %" in console.file.getvalue()) is not quiet  # type: ignore[attr-defined]

@@ -8,9 +8,11 @@ import torch
 
 from benchmarks.quality import movielens
 from benchmarks.quality.ranking import Ranker, measures
-from model.learner import DENSE, Recipe
+from model.callbacks import Callback
+from model.recipe import DENSE, Recipe
 from model.sequences import sequences, window_list
 from model.window import WindowRule
+from tests.model.test_learner import Heard
 
 RECIPE = replace(DENSE, epochs=2, positions=512)
 RULE = WindowRule(events=16, age_ms=movielens.LAST_MS)
@@ -63,18 +65,18 @@ def test_nothing_is_learned_from_the_last_two_events_of_anyone(frame):
 
 def test_a_measurement_and_what_it_says(folder):
     seen = []
-    found = movielens.measure(folder, seen.append, preset="small", recipe=RECIPE, rule=RULE)
+    found = movielens.measure(folder, Heard(seen), preset="small", recipe=RECIPE, rule=RULE)
     assert (found["users"], found["items"], found["backbone"], found["seed"]) == (40, 60, "nextmove", 0)
     low, high = found["metrics"]["hr@10"][1:]
     assert low <= found["metrics"]["hr@10"][0] <= high
     assert sum(bool(one.found) for one in seen) == 2
-    again = movielens.measure(folder, seen.append, preset="small", recipe=RECIPE, rule=RULE)
+    again = movielens.measure(folder, Heard(seen), preset="small", recipe=RECIPE, rule=RULE)
     assert again["metrics"] == found["metrics"]
 
 
 def test_ranks_are_those_of_the_engines_own_scores(frame):
     """Windows cut as in serving, one by one, against the whole catalogue."""
-    learner = movielens.learn(frame, lambda _: None, "nextmove", "small", 0, None, Recipe(), RULE)
+    learner = movielens.learn(frame, Callback(), "nextmove", "small", 0, None, Recipe(), RULE)
     data, vocabulary = sequences(frame), learner.material.vocabulary
     last = np.flatnonzero(np.append(data.first[1:] == np.arange(1, len(data)), True))
     ranks = Ranker(learner.model, vocabulary, RULE).ranks(data, last)

@@ -1,0 +1,52 @@
+"""How weights are learned: the two recipes that a log chooses between, and what of them may be changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+RANKED = "item NDCG@10"
+
+Narrow = Literal["off", "blocks", "all"]
+NARROW: tuple[Narrow, ...] = get_args(Narrow)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How weights are learned; the network's own sizes are in the preset."""
+
+    learning_rate: float = 2e-3
+    weight_decay: float = 1.0
+    warmup: float = 0.05  # share of the schedule
+    epochs: int = 6
+    patience: int = 3  # epochs without improvement before the end
+    positions: int | None = None  # events per step; by default so many that an epoch has about `learner.STEPS` steps
+    overlap: float = 0.5  # share of a stretch that only gives context; 0: all of it learns
+    dropout: float = 0.3
+    mask_items: float = 0.6  # share of known names shown as unknown
+    mask_categories: float = 0.2
+    crop: float = 0.0  # share of the stretches that lose their oldest events
+    reorder: float = 0.0  # share of the stretches with a shuffled part
+    hidden: float = 0.2  # share of events that a backbone that looks both ways is not shown, and learns
+    # What is computed in bfloat16 while learning, never in answers: nothing; the backbone's products, several times
+    # faster on a CPU that has them; or all of the forward pass that stands it (autocast), for GPUs.
+    bfloat16: Narrow = "blocks"
+    replay: float = (
+        1.0  # share of the stretches that hold nothing new, where there is an older model, that is learned from
+    )
+    best_by: str = "loss"  # on the validation part; or RANKED, where the ranking is what counts
+
+
+# What a log wants: names too rare to be learned by heart, or each name seen so often that little else counts.
+SPARSE = Recipe()
+DENSE = Recipe(
+    weight_decay=0.1,
+    epochs=24,
+    patience=4,
+    positions=8192,
+    overlap=0.0,
+    dropout=0.2,
+    mask_items=0.0,
+    mask_categories=0.0,
+    best_by=RANKED,
+)

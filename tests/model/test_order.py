@@ -1,0 +1,41 @@
+import pytest
+
+from model.order import Order, TrainingError
+from model.recipe import DENSE, SPARSE, Recipe
+from tests.model.conftest import BEHAVIORS
+from tests.model.test_learner import make_learner
+
+OPTIONS = {"behaviors": BEHAVIORS, "goal": "purchase", "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"preset": "huge"}, "no preset 'huge'; there are small, base, large"),
+        ({"backbone": "mamba"}, "no backbone 'mamba'; there are nextmove, gpt2"),
+        ({"train_until": 0}, "got 0, 0.1"),
+        ({"validation": 1}, "got 0.8, 1"),
+        ({"protocol": "daily"}, "one cannot train by 'daily'"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"bfloat16": "some"}, "no bfloat16 'some'; there are off, blocks, all"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_one_line(option, message):
+    with pytest.raises(TrainingError, match=message) as caught:
+        Order(**OPTIONS, **option)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_option_is_worth_more_than_the_recipe_and_a_recipe_more_than_the_log():
+    material = make_learner().material
+    assert Order(**OPTIONS).with_recipe(material).recipe == (DENSE if material.is_dense() else SPARSE)
+    given = Recipe(epochs=7, bfloat16="off")
+    assert Order(**OPTIONS, recipe=given).with_recipe(material).recipe == given
+    changed = Order(**OPTIONS, recipe=given, epochs=2, bfloat16="all").with_recipe(material).recipe
+    assert (changed.epochs, changed.bfloat16) == (2, "all")
+
+
+def test_what_decides_the_outcome_is_in_the_identity():
+    first = Order(**OPTIONS).identity()
+    assert Order(**OPTIONS, threads=3).identity() == first
+    assert Order(**OPTIONS, seed=3).identity() == {**first, "seed": 3}
