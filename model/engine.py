@@ -26,6 +26,7 @@ from model.calibration import Calibration
 from model.devices import choose_device, scoring_precision
 from model.features import Batch, Columns, encode, pad
 from model.forecast import Forecast, difference
+from model.hiding import Hidden
 from model.network import NextMoveModel
 from model.scorer import Precision
 from model.slots import Kept
@@ -76,6 +77,7 @@ class Engine:
         self._answers = Answers(
             self._model, names, self.calibration, precision=self.precision, compiled=compiled and long
         )
+        self.hidden = Hidden()
         self.states: StateCache | None = None
         self._widths = sorted({width for width in (4, 8, 16, 32, 64, 128, 256) if width < self.window.events})
 
@@ -131,11 +133,21 @@ class Engine:
         widths = (*self._widths, self.window.events)
         self.predict([Window([None] * width, [name] * width, [None] * width, [0] * width) for width in widths])
 
+    def hide(self, hidden: Hidden) -> int:
+        """From the next batch on these items are not listed, instead of those before; how many of the banned are unknown.
+
+        May be called from any thread.
+        """
+        self.hidden = hidden
+        return sum(name not in self.vocabulary.items.index for name in hidden.banned)
+
     def predict(self, windows: Sequence[Window], top_k: int | None = None) -> list[Forecast]:
         """One forecast per window, in order. Longer windows than the rule are cut; an empty one is a ValueError.
 
         Raises NotFinite.
         """
+        if self._answers.hidden is not self.hidden:
+            self._answers.hide(self.hidden)
         if self.states is not None and isinstance(windows, Steps):
             return self._follow(self.states, windows, top_k or self.top_k)
         return self._answer(windows, top_k or self.top_k)
