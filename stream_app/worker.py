@@ -104,6 +104,7 @@ class Worker:
 
     def refresh_metrics(self) -> None:
         """Set the metrics that are read off at a scrape."""
+        self.metrics.show_model(self.watch.at_work.version, self.watch.at_work.device)
         self.metrics.refresh(
             scores=self.pipeline.scores,
             unknown_fields=self.pipeline.unknown_fields,

@@ -48,7 +48,8 @@ def worker() -> Worker:
     worker.pipeline = pipeline()
     worker.metrics = WorkerMetrics(model_version="echo-1", device="cpu", chunk_records=8)
     worker.agent = PredictionAgent(app, settings, worker.pipeline, worker._table, worker.observe)
-    worker.watch = SimpleNamespace(at_work=SimpleNamespace(kept=Kept(hits=7)))  # type: ignore[assignment]
+    at_work = SimpleNamespace(version="echo-1", device="cpu", kept=Kept(hits=7))
+    worker.watch = SimpleNamespace(at_work=at_work)  # type: ignore[assignment]
     return worker
 
 
