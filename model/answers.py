@@ -14,6 +14,7 @@ from torch import Tensor
 from model.calibration import Calibration
 from model.features import Batch
 from model.forecast import Category, Forecast, Item
+from model.hiding import Banned, Hidden, banned
 from model.network import Copied, Heads, Mixture, NextMoveModel
 from model.pointer import FAR
 from model.scorer import Precision, Scorer
@@ -56,6 +57,7 @@ class Ranking(NamedTuple):
     scorer: Scorer
     popularity: Tensor  # [N + 1] of classes, falling but for class 0, which is 0; sums to 1
     catalogue: Catalogue
+    banned: Banned | None = None  # what the scorer was told to ban
 
 
 class Answers:
@@ -81,6 +83,17 @@ class Answers:
         self._items = ranking(scorer, vocabulary.items, vocabulary.item_counts)
         scorer = Scorer(*model.category_table())
         self._categories = ranking(scorer, vocabulary.categories, vocabulary.category_counts)
+        self.hidden = Hidden()
+        self._strangers: frozenset[str] = frozenset()  # banned names that the vocabulary does not know
+
+    def hide(self, hidden: Hidden) -> None:
+        """From now on these items are not listed, instead of those before."""
+        names, scorer = self._vocabulary.items, self._items.scorer
+        found = banned(hidden.banned, names, scorer.device)
+        scorer.ban(found.classes)
+        self._items = self._items._replace(banned=found if len(found.classes) else None)
+        self._strangers = frozenset(name for name in hidden.banned if name not in names.index)
+        self.hidden = hidden
 
     def item_probabilities(self, heads: Heads, seen: Seen) -> Tensor:
         """Of every known item as the next one, in the vocabulary's order, [B, N]."""
@@ -92,7 +105,8 @@ class Answers:
         """One per window, in order; heads at the newest events (T = 1). Raises NotFinite."""
         names = self._vocabulary
         unknown = ~((seen.item_ids >= 0) & (seen.item_ids < names.items.rows)).any(1)  # [B]
-        chosen = choose(heads.items, seen.item_ids, self._items, unknown, k)
+        hidden = self._hidden_in(seen.item_ids, items)
+        chosen = choose(heads.items, seen.item_ids, self._items, unknown, k, hidden)
         behaviors = self._behavior_with(heads, seen, chosen.ids)
         mixes = heads.behaviors[:, 0].double() / self._calibration.behavior_temperature  # [B, behaviours]
         goals = self._calibration.purchase.apply(heads.goal[:, 0].double())  # [B]
@@ -133,6 +147,20 @@ class Answers:
             )
         ]
 
+    def _hidden_in(self, ids: Tensor, items: Names) -> Tensor | None:
+        """Which events of the windows are about something that is not to be listed, bool [B, L]; banned classes aside."""
+        if self.hidden.seen:
+            return torch.ones_like(ids, dtype=torch.bool)
+        if not self._strangers:
+            return None
+        hidden = torch.zeros_like(ids, dtype=torch.bool)
+        strange = ids >= self._vocabulary.items.rows
+        places = strange.nonzero().tolist()
+        for (window, place), identity in zip(places, ids[strange].tolist(), strict=True):
+            if items(window, identity) in self._strangers:
+                hidden[window, place] = True
+        return hidden
+
     def _behavior_with(self, heads: Heads, seen: Seen, ids: Tensor) -> Tensor:
         """The most likely behaviour with each of the chosen items, [B, k] positions among the behaviours."""
         same = seen.item_ids[:, None] == ids[:, :, None]  # [B, k, L]
@@ -171,34 +199,57 @@ def ranking(scorer: Scorer, catalogue: Catalogue, counts: Sequence[int]) -> Rank
     return Ranking(scorer, seen / seen.sum().clamp(min=1), catalogue)
 
 
-def choose(mixture: Mixture, ids: Tensor, against: Ranking, unknown: Tensor | None, k: int) -> Chosen:
+def choose(
+    mixture: Mixture, ids: Tensor, against: Ranking, unknown: Tensor | None, k: int, hidden: Tensor | None = None
+) -> Chosen:
     """The k most likely of (catalogue ∪ window); where `unknown` [B], popularity stands in for the softmax.
 
-    Without a copy path users repeat nothing: what is in the window is not listed, and the others are the likelier.
+    Without a copy path users repeat nothing: what is in the window is not listed, and the others are the likelier. What is banned,
+    or in the window and `hidden` (bool [B, L]), is not listed either, and the others are as likely as they were.
     """
     rows, first = against.catalogue.rows, against.catalogue.first
     query = mixture.query[:, 0]  # [B, D]
     known = (ids >= first) & (ids < rows)
     classes = torch.where(known, ids - first + 1, 0)  # [B, L]
-    ranked = against.scorer.top(query, k, classes if mixture.copied is None else None)
-    named, chances = ranked.classes, (ranked.logits - ranked.log_total[:, None]).exp()  # [B, k] each
+    apart = classes if mixture.copied is None else None if hidden is None else torch.where(hidden, classes, 0)
+    ranked = against.scorer.top(query, k, apart)
+    total = ranked.log_total  # [B]
+    if against.banned is not None:
+        without = None if apart is None else against.banned.places[apart]
+        total = torch.logaddexp(total, against.scorer.banned_mass(query, without))
+    if mixture.copied is not None:
+        candidate = mixture.copied.pointer[:, 0] > FAR / 2  # [B, L] each distinct thing of the window once
+        logits = against.scorer.logits(query, classes)  # [B, L]
+        if hidden is not None:
+            missing = logits.masked_fill(~(candidate & hidden & known), -torch.inf).logsumexp(1)
+            total = torch.logaddexp(total, missing)
+    named, chances = ranked.classes, (ranked.logits - total[:, None]).exp()  # [B, k] each
     if unknown is not None:
-        places = torch.arange(1, k + 1, device=ids.device)
-        most = places.clamp(max=len(against.popularity) - 1)
-        common = against.popularity[most].masked_fill(places > most, 0)
+        most = popular(against, k)
+        common = against.popularity[most]
         named, chances = torch.where(unknown[:, None], most, named), torch.where(unknown[:, None], common, chances)
     if mixture.copied is None:
         return Chosen(chances, named + first - 1)
     share = mixture.copied.log_catalogue.exp()  # [B, 1]
-    logits = against.scorer.logits(query, classes)  # [B, L]
-    own = (logits - ranked.log_total[:, None]).exp() * share * known
-    candidate = mixture.copied.pointer[:, 0] > FAR / 2  # each distinct thing of the window once
+    own = (logits - total[:, None]).exp() * share * known
+    if against.banned is not None:
+        candidate = candidate & ~(against.banned.has(classes) & known)
+    if hidden is not None:
+        candidate = candidate & ~hidden
     own = torch.where(candidate, own + copies(mixture.copied), 0)
     twice = (named[:, :, None] == torch.where(candidate, classes, -1)[:, None]).any(-1)  # [B, k] listed as candidates
     merged = torch.cat((own.flip(1), (chances * share).masked_fill(twice, 0)), dim=1)  # most recent first
     merged_ids = torch.cat((ids.flip(1), named + first - 1), dim=1)
     best, where = merged.sort(dim=1, descending=True, stable=True)
     return Chosen(best[:, :k], merged_ids.gather(1, where[:, :k]))
+
+
+def popular(against: Ranking, k: int) -> Tensor:
+    """The k most popular classes that may be listed, [k]; 0 where there are fewer."""
+    if against.banned is not None:
+        return against.banned.most_popular(k)
+    places = torch.arange(1, k + 1, device=against.popularity.device)
+    return torch.where(places < len(against.popularity), places, 0)
 
 
 def distribution(mixture: Mixture, ids: Tensor, against: Table, unknown: Tensor | None) -> Tensor:

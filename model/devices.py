@@ -11,6 +11,13 @@ from model.artifact import ArtifactError
 from model.scorer import Precision
 
 ROWS, WIDTH, COLUMNS, RUNS = 64, 128, 16_384, 5
+FAILURES = (
+    "CUDA error",
+    "CUDA driver error",
+    "CUBLAS_STATUS_",
+    "CUDNN_STATUS_",
+    "HIP error",
+)  # of a RuntimeError's words
 WORTH = 1.3  # times as fast: a lower precision has to be
 
 
@@ -21,6 +28,16 @@ def choose_device(device: str) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ArtifactError("device cuda was asked for, but this machine has no usable GPU")
     return device
+
+
+def has_failed(error: Exception) -> bool:
+    """Whether it is the device that an error is about, not what the device was given; short of memory is something else."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    words = str(error)
+    return isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and any(sign in words for sign in FAILURES)
+    )
 
 
 @cache

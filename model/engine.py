@@ -8,6 +8,8 @@ there is to know.
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -23,15 +25,18 @@ from model.answers import Answers, NotFinite, noted, seen_in, strangers
 from model.artifact import Artifact, ArtifactError
 from model.backbones import RECURRENT
 from model.calibration import Calibration
-from model.devices import choose_device, scoring_precision
+from model.devices import choose_device, has_failed, scoring_precision
 from model.features import Batch, Columns, encode, pad
 from model.forecast import Forecast, difference
+from model.hiding import Hidden
 from model.network import NextMoveModel
 from model.scorer import Precision
 from model.slots import Kept
 from model.state_cache import Answered, StateCache
 from model.vocabulary import Vocabulary
-from model.window import Step, Steps, Window, WindowRule
+from model.window import Past, Step, Steps, Window, WindowRule
+
+log = logging.getLogger("nextmove")
 
 __all__ = ["ArtifactError", "Engine", "Forecast", "NotFinite"]
 
@@ -63,21 +68,28 @@ class Engine:
         self.window: WindowRule = parts.manifest.window
         self.behaviors: tuple[str, ...] = parts.vocabulary.behaviors.names
         self.goal: str = parts.vocabulary.goal
-        self.device: str = choose_device(device)
         self.popular_items: list[str] = parts.manifest.popular_items
         self.top_k = top_k
         self.vocabulary: Vocabulary = parts.vocabulary
         self.calibration: Calibration = parts.manifest.calibration or Calibration()
-        self._model: NextMoveModel = parts.model.to(self.device).eval()  # type: ignore[arg-type]  # a str is a device
-        names = self.vocabulary
-        self.compiled = compiled
-        long = names.items.rows > LONG
-        self.precision: Precision = scoring_precision(self.device, compiled) if long else "float32"  # of scoring
+        self.hidden = Hidden()
+        self.states: StateCache | None = None
+        self._keeping: tuple[int, dict[str, Any]] | None = None  # what `keep_states` was given
+        device = choose_device(device)
+        self._spare: NextMoveModel | None = None if device == "cpu" else copy.deepcopy(parts.model)  # on the host
+        self._fallbacks = 0
+        self._install(parts.model, device, compiled=compiled)
+        self._widths = sorted({width for width in (4, 8, 16, 32, 64, 128, 256) if width < self.window.events})
+
+    def _install(self, model: NextMoveModel, device: str, *, compiled: bool) -> None:
+        """From now on this model answers, on this device."""
+        self.device, self.compiled = device, compiled
+        self._model: NextMoveModel = model.to(device).eval()  # type: ignore[arg-type]  # a str is a device
+        names, long = self.vocabulary, self.vocabulary.items.rows > LONG
+        self.precision: Precision = scoring_precision(device, compiled) if long else "float32"  # of scoring
         self._answers = Answers(
             self._model, names, self.calibration, precision=self.precision, compiled=compiled and long
         )
-        self.states: StateCache | None = None
-        self._widths = sorted({width for width in (4, 8, 16, 32, 64, 128, 256) if width < self.window.events})
 
     @classmethod
     def load(
@@ -121,9 +133,10 @@ class Engine:
         """What became of the states that are kept; may be asked from any thread."""
         states = self.states
         if states is None:
-            return Kept()
+            return Kept(device_fallbacks=self._fallbacks)
         counts = states.counts
-        return Kept(counts.hits, counts.refills, counts.evictions, states.users, states.bytes, states.compiled)
+        held = (states.users, states.bytes, states.compiled)
+        return Kept(counts.hits, counts.refills, counts.evictions, *held, counts.restored, self._fallbacks)
 
     def warm(self) -> None:
         """Predict once in each width of batch, so that no batch is the first of its shape. Raises NotFinite."""
@@ -131,20 +144,60 @@ class Engine:
         widths = (*self._widths, self.window.events)
         self.predict([Window([None] * width, [name] * width, [None] * width, [0] * width) for width in widths])
 
+    def hide(self, hidden: Hidden) -> int:
+        """From the next batch on these items are not listed, instead of those before; how many of the banned are unknown.
+
+        May be called from any thread.
+        """
+        self.hidden = hidden
+        return sum(name not in self.vocabulary.items.index for name in hidden.banned)
+
     def predict(self, windows: Sequence[Window], top_k: int | None = None) -> list[Forecast]:
         """One forecast per window, in order. Longer windows than the rule are cut; an empty one is a ValueError.
 
-        Raises NotFinite.
+        Raises NotFinite. A device that fails, or has no memory for even one window, is given up for the CPU.
         """
+        try:
+            return self._predict(windows, top_k or self.top_k)
+        except Exception as error:
+            short = isinstance(error, torch.OutOfMemoryError) and len(windows) == 1
+            if self._spare is None or not (short or has_failed(error)):
+                raise
+            reason = " ".join(str(error).split())[:200]
+        log.warning("device %s failed, model %s goes on on the CPU: %s", self.device, self.version, reason)
+        self._fall_back(self._spare)
+        return self._predict(windows, top_k or self.top_k)
+
+    def _fall_back(self, spare: NextMoveModel) -> None:
+        """To the CPU, for good; nothing is read from the device any more, so states are computed anew."""
+        self._spare, self.states = None, None
+        self._install(spare, "cpu", compiled=False)
+        self._fallbacks += 1
+        if self._keeping is not None:
+            limit_bytes, options = self._keeping
+            self.keep_states(limit_bytes, **options)
+
+    def _predict(self, windows: Sequence[Window], k: int) -> list[Forecast]:
+        if self._answers.hidden is not self.hidden:
+            self._answers.hide(self.hidden)
         if self.states is not None and isinstance(windows, Steps):
-            return self._follow(self.states, windows, top_k or self.top_k)
-        return self._answer(windows, top_k or self.top_k)
+            return self._follow(self.states, windows, k)
+        return self._answer(windows, k)
+
+    def recent_users(self) -> list[str]:
+        """Whose states are kept, those used last first."""
+        return [] if self.states is None else self.states.recent_users
+
+    def restore(self, pasts: Sequence[Past]) -> bool:
+        """Compute states of users before their next events, where there is room; whether there is room for more."""
+        return self.states is not None and self.states.restore(pasts)
 
     def keep_states(self, limit_bytes: int, **options: Any) -> None:
         """From now on states of users are kept, within a limit of memory; options as in `StateCache`. Raises ValueError.
 
         A window rule whose full windows move with every event has no use for them, nor has a backbone that looks both ways.
         """
+        self._keeping = limit_bytes, options
         if self.window.stride > 1 and self._model.config.backbone in ("nextmove", *RECURRENT):
             self.states = StateCache(
                 self._model,

@@ -91,6 +91,7 @@ class Scorer:
         self._bias = bias.detach().float()
         self._allowed = self._bias.clone()
         self._allowed[0 if banned is None else F.pad(banned.long(), (1, 0))] = -torch.inf
+        self._banned = self._vectors[:0], self._bias[:0]
         self._block = block
         self._slack = SLACK[precision] if slack is None else slack
         whole = len(bias) // (2 * GROUP) * (2 * GROUP)  # int8 products on GPUs want more than 16 rows
@@ -119,6 +120,28 @@ class Scorer:
         if len(self._bias) <= SHORT:
             return torch.addmm(self._bias, queries.float(), self._vectors.t()).gather(1, classes)
         return self._exact(queries, classes) + self._bias[classes]
+
+    @torch.inference_mode()
+    def ban(self, classes: Tensor) -> None:
+        """From now on these classes [H] are neither listed nor counted, and those before are again."""
+        self._allowed.copy_(self._bias)
+        self._allowed[F.pad(classes.long(), (1, 0))] = -torch.inf
+        self._banned = self._vectors[classes], self._bias[classes]
+
+    @torch.inference_mode()
+    def banned_mass(self, queries: Tensor, without: Tensor | None = None) -> Tensor:
+        """Log Σ exp over the classes that `ban` was told, without those at the places [B, L] of its list (H: none); [B]."""
+        vectors, bias = self._banned
+        masses, step = [], max(1, BLOCK_CELLS // max(1, len(bias)))
+        for begin in range(0, len(queries), step):
+            part = slice(begin, begin + step)
+            logits = F.pad(
+                torch.addmm(bias, queries[part].float(), vectors.t()), (0, 1), value=-torch.inf
+            )  # [b, H + 1]
+            if without is not None:
+                logits.scatter_(1, without[part], -torch.inf)
+            masses.append(logits.logsumexp(1))
+        return torch.cat(masses)
 
     @torch.inference_mode()
     def top(self, queries: Tensor, k: int, hidden: Tensor | None = None) -> Ranked:

@@ -39,17 +39,20 @@ class Counts:
     hits: int = 0  # went on from what was kept
     refills: int = 0  # kept nothing that fits
     evictions: int = 0  # slots taken from the user who was idle for longest
+    restored: int = 0  # computed in idle time
 
 
 class Kept(NamedTuple):
-    """What an engine tells of the states that it keeps."""
+    """What an engine tells of the states that it keeps, and of the device where they are."""
 
     hits: int = 0
     refills: int = 0
     evictions: int = 0
     users: int = 0
     bytes: int = 0
-    compiled: bool = False
+    compiled: float = 0.0  # share of the programs
+    restored: int = 0
+    device_fallbacks: int = 0  # from a device that failed to the CPU
 
 
 class Slots:
@@ -65,6 +68,18 @@ class Slots:
 
     def __len__(self) -> int:
         return len(self._users)
+
+    def __contains__(self, user_id: str) -> bool:
+        return user_id in self._users
+
+    @property
+    def free(self) -> int:
+        """Slots that nobody has to give way for."""
+        return len(self._free)
+
+    def recent(self) -> list[str]:
+        """The users, those used last first."""
+        return list(reversed(self._users))
 
     def find(self, step: Step) -> int | None:
         """The slot that holds what `step` adds to; it is now the one used last."""
@@ -93,6 +108,12 @@ class Slots:
         """The user's slot holds what `tag` says."""
         slot, _ = self._users[user_id]
         self._users[user_id] = slot, tag
+
+    def restore(self, user_id: str, tag: Tag) -> None:
+        """The same, of a user without an event since: everybody else was used later."""
+        self.keep(user_id, tag)
+        self._users.move_to_end(user_id, last=False)
+        self.counts.restored += 1
 
     def drop(self, user_id: str) -> int | None:
         """What is kept of a user is not to be trusted; the slot that is free now."""

@@ -24,9 +24,9 @@ from model.incremental import Step as NetworkStep
 from model.incremental import fill, named
 from model.network import Heads, NextMoveModel
 from model.pool import Event, Pool, Stepped, keep, new_pool, slot_bytes
-from model.slots import Counts, Slots, after
+from model.slots import Counts, Slots, Tag, after
 from model.vocabulary import NONE, PAD, Catalogue, Vocabulary
-from model.window import Step, Window, WindowRule
+from model.window import Past, Step, Window, WindowRule
 
 log = logging.getLogger("nextmove")
 
@@ -158,7 +158,33 @@ class StateCache:
         seen = Seen(found.item_ids, found.category_ids, found.behavior_rows)
         return Answered(found.heads, seen, [self._strange[slot] for slot in slots])
 
-    def distrust(self, steps: Iterable[Step]) -> None:
+    @property
+    def recent_users(self) -> list[str]:
+        """Whose states are kept, those used last first."""
+        return self._slots.recent()
+
+    @torch.inference_mode()
+    def restore(self, pasts: Sequence[Past]) -> bool:
+        """States of users who are not known here, in slots that are free; whether others are free still.
+
+        Full windows are left out: with its next event the user's begins elsewhere.
+        """
+        new = [one for one in pasts if one.user_id not in self._slots and len(one.window.items) < self._widths[-1]]
+        new = new[: self._slots.free]
+        try:
+            slots = [self._slots.take(one.user_id) for one in new]
+            for slot in slots:
+                self._strange[slot] = {}
+            lengths = [len(one.window.items) for one in new]
+            self._refill_all(slots, lengths, lambda number: new[number].window)
+        except BaseException:
+            self.distrust(new)
+            raise
+        for one, length in zip(new, lengths, strict=True):
+            self._slots.restore(one.user_id, Tag(one.partition, one.offset, one.start, length))
+        return self._slots.free > 0
+
+    def distrust(self, steps: Iterable[Step | Past]) -> None:
         """Drop the states of these users, and what may be no number in them: whoever gets the slot must not read it."""
         for step in steps:
             slot = self._slots.drop(step.user_id)
@@ -174,19 +200,24 @@ class StateCache:
             slot = slots[number] = self._slots.take(steps[number].user_id)
             self._strange[slot] = {}
         found: list[int] = slots  # type: ignore[assignment]  # no None is left
-        longer = [number for number in cold if steps[number].length > 1]
-        longer.sort(key=lambda number: steps[number].length)
-        while longer:
-            width = next(width for width in self._widths if width >= steps[longer[0]].length - 1)
-            most = max(1, REFILL_TOKENS // width)
-            some = [number for number in longer[:most] if steps[number].length - 1 <= width]
-            longer = longer[len(some) :]
-            self._refill([found[number] for number in some], [window(number) for number in some], width)
+        before = [steps[number].length - 1 for number in cold]
+        self._refill_all([found[number] for number in cold], before, lambda place: window(cold[place]))
         return found
 
+    def _refill_all(self, slots: Sequence[int], lengths: Sequence[int], window: Callable[[int], Window]) -> None:
+        """The first `lengths` events of the windows, those of about a length together, REFILL_TOKENS at most at once."""
+        longer = sorted((number for number, length in enumerate(lengths) if length), key=lengths.__getitem__)
+        while longer:
+            width = next(width for width in self._widths if width >= lengths[longer[0]])
+            most = max(1, REFILL_TOKENS // width)
+            some = [number for number in longer[:most] if lengths[number] <= width]
+            longer = longer[len(some) :]
+            windows = [Window(*(column[: lengths[number]] for column in window(number))) for number in some]  # type: ignore[arg-type]  # a column each
+            self._refill([slots[number] for number in some], windows, width)
+
     def _refill(self, slots: list[int], windows: list[Window], width: int) -> None:
-        """States of all events of the windows but their newest."""
-        columns = encode([Window(*(column[:-1] for column in window)) for window in windows], self._vocabulary)  # type: ignore[arg-type]  # a column each
+        """States of all events of the windows."""
+        columns = encode(windows, self._vocabulary)
         batch = pad(columns, columns.starts, columns.lengths, width)
         for ids, names, catalogue in (
             (batch.item_ids, columns.unknown_items, self._vocabulary.items),

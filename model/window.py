@@ -77,6 +77,16 @@ class Step(NamedTuple):
     time_ms: int
 
 
+class Past(NamedTuple):
+    """A user's window as it is now, for a model that is to keep what it computes for it until the next event."""
+
+    user_id: str
+    partition: int  # offsets are of this one
+    offset: int  # of the last event that the window knows
+    start: int  # which of all the user's events the window begins with, counted from 0
+    window: Window
+
+
 @runtime_checkable
 class Steps(Protocol):
     """Windows that know where they stand in their users' lives."""

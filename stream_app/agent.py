@@ -18,6 +18,7 @@ worker, and the chunks come again; the fold is idempotent, and a prediction's id
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -39,9 +40,12 @@ from stream_app.producing import Deliveries
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
 
+log = logging.getLogger("nextmove")
+
 COMMIT_ATTEMPTS = 20
 NO_HEADERS: list[Header] = []
 AT_A_STRETCH = 256  # events that are concluded before others have their turn, about 3 ms of work
+RESTORED = 16  # users whose states are computed together in idle time: so long a chunk may have to wait
 MOVING_S = 0.1  # how often somebody who waits for the device looks whether partitions move
 
 
@@ -132,6 +136,8 @@ class PredictionAgent:
         self._leaving = asyncio.Event()
         self._handed_over: asyncio.Queue[Any] = asyncio.Queue()  # chunks that Faust has for us
         self._one_model = asyncio.Lock()  # held while chunks are in steps 4 and 5: one model answers and encodes them
+        self._idle = asyncio.Event()  # nothing waits for the device
+        self._swapped = asyncio.Event()
 
     @property
     def working_s(self) -> float:
@@ -154,6 +160,7 @@ class PredictionAgent:
         """Another model answers from the next chunks on; those on the device keep theirs. Raises ValueError."""
         async with self._one_model:
             self._pipeline.swap(predictor)
+        self._swapped.set()
 
     def forget_partitions(self) -> None:
         """Partitions have moved: nothing that was folded before may leave any more."""
@@ -170,6 +177,7 @@ class PredictionAgent:
         async with self._deliveries, asyncio.TaskGroup() as tasks:
             answering = tasks.create_task(self._answer_all(prepared, answered))
             delivering = tasks.create_task(self._deliver_all(answered, tasks))
+            restoring = tasks.create_task(self._restore_all())
             async for event in events:  # 1. Intake
                 records = cast(Chunk, event.value)
                 self._order.take(event.message.tp, records)
@@ -177,6 +185,7 @@ class PredictionAgent:
                 await asyncio.sleep(0)  # so that deliveries go on
             answering.cancel()
             delivering.cancel()
+            restoring.cancel()
 
     def _prepare(self, event: EventT[list[Record]], records: Chunk) -> Prepared:
         report = BatchReport(event.message.partition, records=len(records))
@@ -193,9 +202,9 @@ class PredictionAgent:
         held: list[Prepared] = []  # at most one, of a partition that has a chunk on the device
         while True:
             await answered.join()  # those before are being delivered: who comes meanwhile goes together with who waits
-            together = [held.pop() if held else await prepared.get()]
+            together = [held.pop() if held else await self._first(prepared)]
             while not held and len(together) <= self._settings.chunks_prepared:
-                chunk = await _next(prepared, goes_on=together[-1].records.turn_goes_on)
+                chunk = await _following(prepared, goes_on=together[-1].records.turn_goes_on)
                 if chunk is None:
                     break
                 (held if chunk.tp in [other.tp for other in together] else together).append(chunk)
@@ -207,6 +216,33 @@ class PredictionAgent:
                 async with self._one_model:
                     outputs = await self._answer(together, lambda: [*held, *_all_of(prepared)])
                 await answered.put(Answered(together, outputs, taken_up))
+
+    async def _first(self, prepared: asyncio.Queue[Prepared]) -> Prepared:
+        """The next chunk; until there is one, the device has nothing to do."""
+        self._idle.set()
+        try:
+            return await prepared.get()
+        finally:
+            self._idle.clear()
+
+    async def _restore_all(self) -> None:
+        """After a swap, while nothing waits for the device: states of the old model's users, a few at a time."""
+        while True:
+            await self._swapped.wait()
+            await self._idle.wait()
+            if self._moving:
+                await asyncio.sleep(MOVING_S)
+                continue
+            async with self._one_model:
+                try:
+                    if not (pasts := self._pipeline.cold(RESTORED)):
+                        self._swapped.clear()
+                        continue
+                    await asyncio.get_running_loop().run_in_executor(self._device, self._pipeline.restore, pasts)
+                except Exception as error:  # noqa: BLE001  # whoever's states are missing gets them with the next event
+                    self._swapped.clear()
+                    log.warning("states are not computed in idle time: %s", " ".join(str(error).split())[:200])
+            await asyncio.sleep(0)  # so that a chunk that has come is seen
 
     async def _answer(self, together: list[Prepared], waiting: Callable[[], list[Prepared]]) -> list[Outputs]:
         """Steps 4 and 5; their time is counted once, in the first chunk's report."""
@@ -352,7 +388,7 @@ class PredictionAgent:
         raise CommitFailed(f"offset {places} could not be committed")
 
 
-async def _next(queue: asyncio.Queue[Prepared], *, goes_on: bool) -> Prepared | None:
+async def _following(queue: asyncio.Queue[Prepared], *, goes_on: bool) -> Prepared | None:
     """What waits; if the turn goes on also what comes, but Faust may have dropped that."""
     if goes_on:
         with suppress(TimeoutError):

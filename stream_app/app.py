@@ -35,6 +35,7 @@ app.on_partitions_revoked.connect(worker.forget_partitions)
 app.on_partitions_assigned.connect(worker.meet_partitions)  # type: ignore[arg-type]  # called with what was assigned
 app.timer(garbage.INTERVAL_S, name="garbage")(worker.collect_garbage)
 app.task(worker.watch_model)
+app.task(worker.watch_banned_items)
 
 
 @app.agent(events, name="predict")

@@ -97,12 +97,16 @@ class WorkerMetrics:
         registry = self.registry
         self._hits = Counter("nextmove_state_hits", "Events answered from states that were kept", registry=registry)
         self._refills = Counter("nextmove_state_refills", "States computed from whole windows", registry=registry)
+        self._restored = Counter(
+            "nextmove_state_restored", "States computed in idle time, after another model took over", registry=registry
+        )
         self._evictions = Counter("nextmove_state_evictions", "Users whose states gave way", registry=registry)
         self._state_users = Gauge("nextmove_state_users", "Users whose states are kept", registry=registry)
         self._state_bytes = Gauge("nextmove_state_bytes", "Memory set aside for states", registry=registry)
         self._compiled = Gauge(
-            "nextmove_state_compiled_ratio", "1: steps run compiled; 0: they do not", registry=registry
+            "nextmove_state_compiled_ratio", "Steps that run compiled / all, by their sizes", registry=registry
         )
+        self._device_fallbacks = Counter("nextmove_device_fallbacks", "Devices given up for the CPU", registry=registry)
         self._kept = Kept()
 
     def _times(self) -> None:
@@ -150,6 +154,10 @@ class WorkerMetrics:
     def observe_swap(self, result: Swap, model_version: str, device: str) -> None:
         """Count a model that was found in the place of the one at work; and say which one is at work now."""
         self._swaps.labels(result.value).inc()
+        self.show_model(model_version, device)
+
+    def show_model(self, model_version: str, device: str) -> None:
+        """Say which model is at work, and where."""
         self._model.info({"version": model_version, "device": device})
 
     def refresh(
@@ -182,6 +190,8 @@ class WorkerMetrics:
         self._hits.inc(kept.hits - before.hits)
         self._refills.inc(kept.refills - before.refills)
         self._evictions.inc(max(0, kept.evictions - before.evictions))
+        self._restored.inc(max(0, kept.restored - before.restored))
+        self._device_fallbacks.inc(max(0, kept.device_fallbacks - before.device_fallbacks))
         self._state_users.set(kept.users)
         self._state_bytes.set(kept.bytes)
         self._compiled.set(kept.compiled)

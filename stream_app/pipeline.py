@@ -7,13 +7,13 @@ messages go differs. Knows nothing of Faust, of torch or of clocks; a model is w
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol, overload
+from typing import NamedTuple, Protocol, overload, runtime_checkable
 from zlib import crc32
 
-from model.window import Step, Window, WindowRule
+from model.window import Past, Step, Window, WindowRule
 from stream_app import history as histories
 from stream_app.dead_letters import dead_letter
 from stream_app.events import Erasure, Event, EventDecoder, Reason, Record, Rejected
@@ -44,6 +44,17 @@ class Predictor(Protocol):
 
     def predict(self, windows: Sequence[Window]) -> Sequence[Forecast]:
         """One forecast per window, of finite numbers; raises where there is none."""
+
+
+@runtime_checkable
+class KeepsStates(Protocol):
+    """A model that keeps what it has computed of users, for their next events."""
+
+    def recent_users(self) -> Sequence[str]:
+        """Whose states it keeps, those used last first."""
+
+    def restore(self, pasts: Sequence[Past]) -> bool:
+        """Compute states before the next events; whether there is room for more. Runs on the device thread."""
 
 
 class EngineFailed(Exception):
@@ -215,6 +226,7 @@ class Pipeline:
         self._encoder = PredictionEncoder(predictor.behaviors, predictor.version, source)
         self._expiry = expiry
         self._most_scored = most_scored
+        self._cold: deque[str] = deque()  # users whose states a model before kept, and the one at work may not
 
     @property
     def unknown_fields(self) -> int:
@@ -224,13 +236,35 @@ class Pipeline:
     def swap(self, predictor: Predictor) -> None:
         """From now on another model answers. To be called between two batches: none is inferred and not yet concluded.
 
-        Raises ValueError for one with another window rule, since histories are kept by that.
+        Raises ValueError for one with another window rule, since histories are kept by that. Of whom the old one kept states is
+        for `cold` to tell.
         """
         if predictor.window != self.rule.window:
             raise ValueError(f"model {predictor.version} has another window rule")
         self._encoder = PredictionEncoder(predictor.behaviors, predictor.version, self._source)
         self.scores.reorder(predictor.behaviors)
+        if isinstance(self._predictor, KeepsStates) and isinstance(predictor, KeepsStates):
+            known = dict.fromkeys([*self._predictor.recent_users(), *self._cold])
+            self._cold = deque(known)
         self._predictor = predictor
+
+    def cold(self, most: int) -> list[Past]:
+        """The next users of whom a model before kept states, those used last first, as they are now; none when there are no more."""
+        found: list[Past] = []
+        while self._cold and len(found) < most:
+            user_id = self._cold.popleft()
+            history = self.cache.peek(user_id)
+            if history is not None and history.times:
+                window = histories.window(history, history.last_offset, self.rule.window)
+                start = history.dropped + history.length - len(window.items)
+                found.append(Past(user_id, history.partition, history.last_offset, start, window))
+        return found
+
+    def restore(self, pasts: Sequence[Past]) -> None:
+        """The model at work computes their states; when it has no more room, nobody is cold any more. Runs on the device thread."""
+        predictor = self._predictor
+        if not (isinstance(predictor, KeepsStates) and predictor.restore(pasts)):
+            self._cold.clear()
 
     def forget(self) -> None:
         """Partitions are moving: what is known of their users may soon be somebody else's to change."""

@@ -11,6 +11,8 @@ from model.artifact import ArtifactError
 from model.compiling import can_compile
 from model.devices import choose_device
 from model.engine import Engine
+from model.hiding import Hidden
+from stream_app import banned_items
 from stream_app.behaviors import Behaviors
 from stream_app.events import EventDecoder
 from stream_app.expiry import Expiry, Users, idle_limit_ms
@@ -22,15 +24,27 @@ MOST_POINTER_BYTES = 4096
 
 
 def load_engine(settings: Settings) -> Engine:
-    """The model that the settings name, on its device, with room for users' states. Raises ArtifactError, ValueError."""
+    """The model that the settings name, on its device, with room for users' states. Raises ArtifactError, ValueError.
+
+    It lists what the settings allow to be listed.
+    """
     if settings.model is None:
         raise ArtifactError("no model: pass --model DIR or set NEXTMOVE_MODEL; `nextmove train` makes one")
     threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
-    return _engine(model_directory(settings.model), settings, threads)
+    hidden = hidden_items(settings)
+    engine = _engine(model_directory(settings.model), settings, threads)
+    engine.hide(hidden)
+    return engine
+
+
+def hidden_items(settings: Settings) -> Hidden:
+    """What is not to be listed, read anew. Raises BannedItemsError."""
+    place = settings.banned_items
+    return Hidden(frozenset() if place is None else banned_items.read(place), settings.hide_seen)
 
 
 def load_successor(directory: Path, settings: Settings) -> Engine:
-    """A model for a process that has one at work already, warm. Raises whatever a model may.
+    """A model for a process that has one at work already, warm, and hiding nothing. Raises whatever a model may.
 
     How many threads there are is the process's, and stays as it is.
     """

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     # What to predict with
     model: Path | None = Field(None, description="directory of the model artefact, or a text file that holds its path")
     model_check_s: Annotated[float, Field(ge=0)] = Field(
-        5.0, description="how often the worker looks whether another model lies there; 0: never"
+        5.0, description="how often the worker looks whether another model or list of banned items lies there; 0: never"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where the model runs; auto: CUDA if there is one"
@@ -59,6 +59,11 @@ class Settings(BaseSettings):
         120.0, description="a device silent for longer ends the worker, for whoever supervises it to start it again"
     )
     top_k: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="items in a prediction")
+    banned_items: Path | None = Field(
+        None,
+        description="text file of items that are never listed, one id per line; a `.gz` is unpacked. Read again when it changes",
+    )
+    hide_seen: bool = Field(False, description="items of the user's window are not listed")
     behaviors: Path | None = Field(None, description="behaviour vocabulary; default: the one that ships with NextMove")
 
     # Where events come from and predictions go

@@ -18,8 +18,10 @@ from faust.types import TP
 
 from model.artifact import ArtifactError
 from model.engine import Engine
+from model.hiding import Hidden
 from stream_app import behaviors, garbage, topics, web
 from stream_app.agent import PredictionAgent
+from stream_app.banned_items import BannedItemsWatch
 from stream_app.connection import security
 from stream_app.metrics import WorkerMetrics
 from stream_app.model_watch import ModelWatch
@@ -61,6 +63,8 @@ class Worker:
         self._table = table
         self._last_ms: dict[int, int] = {}  # by partition: timestamp of the last record done
         self._garbage = garbage.Collector()
+        self._hidden = Hidden()
+        self._bans: BannedItemsWatch | None = None
 
     def prepare(self, *_: Any, **__: Any) -> None:
         """Look at the broker and load the model. What is wrong becomes one line, and the worker does not start."""
@@ -68,7 +72,10 @@ class Worker:
         try:
             self._check_port()
             asyncio.run(self._check_topics())
+            if settings.banned_items is not None:
+                self._bans = BannedItemsWatch(settings.banned_items, self.ban)  # before it is read
             engine = load_engine(settings)
+            self._hidden = engine.hidden
             self.pipeline = new_pipeline(
                 engine,
                 settings,
@@ -84,6 +91,7 @@ class Worker:
         )
         self.agent = PredictionAgent(self._app, settings, self.pipeline, self._table, self.observe)
         self.watch = self._watch(engine)
+        self._say_banned(engine.hide(self._hidden))
         self._app.before_fetch = self.agent.wants_more
         garbage.take_over()
 
@@ -97,6 +105,7 @@ class Worker:
 
     def refresh_metrics(self) -> None:
         """Set the metrics that are read off at a scrape."""
+        self.metrics.show_model(self.watch.at_work.version, self.watch.at_work.device)
         self.metrics.refresh(
             scores=self.pipeline.scores,
             unknown_fields=self.pipeline.unknown_fields,
@@ -108,6 +117,26 @@ class Worker:
         """Look for another model every `model_check_s`, for as long as the worker runs."""
         if self._settings.model is not None and self._settings.model_check_s:
             await self.watch.run(self._settings.model_check_s)
+
+    async def watch_banned_items(self) -> None:
+        """Look whether the list of banned items has changed, as often."""
+        if self._bans is not None and self._settings.model_check_s:
+            await self._bans.run(self._settings.model_check_s)
+
+    def ban(self, items: frozenset[str]) -> None:
+        """From the next batch on these items are not listed, instead of those before."""
+        self._hidden = self._hidden._replace(banned=items)
+        self._say_banned(self.watch.at_work.hide(self._hidden))
+
+    async def _take(self, engine: Engine) -> None:
+        """Another model takes over, and lists as little."""
+        engine.hide(self._hidden)
+        await self.agent.swap(engine)
+        engine.hide(self._hidden)  # the list may have changed meanwhile
+
+    def _say_banned(self, unknown: int) -> None:
+        if self._settings.banned_items is not None:
+            log.info("%d banned items, %d of them unknown to the model", len(self._hidden.banned), unknown)
 
     async def collect_garbage(self) -> None:
         """To be called every `garbage.INTERVAL_S`."""
@@ -131,7 +160,7 @@ class Worker:
             settings.model or Path(),
             engine,
             load=lambda directory: load_successor(directory, settings),
-            take=self.agent.swap,
+            take=self._take,
             tell=lambda swap, at_work: self.metrics.observe_swap(swap, at_work.version, at_work.device),
         )
 

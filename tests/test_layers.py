@@ -29,6 +29,7 @@ CORE = {
 TRANSPORT = {
     "stream_app.agent",
     "stream_app.aiokafka_fixes",
+    "stream_app.banned_items",
     "stream_app.consumer",
     "stream_app.app",
     "stream_app.broker",

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.answers import choose, distribution, ranking, table
+from model.hiding import banned
 from model.network import Copied, Mixture
 from model.pointer import FAR
 from model.scorer import Scorer
@@ -61,3 +62,49 @@ def test_the_best_of_catalogue_and_window_are_listed(seed, count, k, copy, cold)
         assert len({i for i, _ in listed}) == len(listed)
         for identity, probability in listed:
             assert probability == pytest.approx(wanted[row][identity], abs=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([3, 30, 5000]),
+    st.integers(1, 12),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_what_is_hidden_is_not_listed_and_all_else_is_as_it_was(seed, count, k, copy, cold, seen):
+    torch.manual_seed(seed)
+    catalogue = Catalogue(tuple(f"n{n}" for n in range(count)), buckets=4)
+    first, rows = catalogue.first, catalogue.rows
+    ids = torch.randint(first, min(rows, first + 9), (3, LENGTH))
+    ids[torch.rand(ids.shape) < 0.2] = rows + 1  # a stranger
+    ids[torch.rand(ids.shape) < 0.2] = -1
+    if cold:
+        ids[0] = torch.where(ids[0] >= 0, rows + ids[0] % 3, -1)
+    scoring = torch.randn(count + 1, WIDTH), torch.randn(count + 1)
+    counts = list(range(count, 0, -1))
+    mixture = mixtures(seed, 3, copy, ids)
+    unknown = torch.tensor([cold, False, False])
+    barred = {f"n{n}" for n in torch.randint(0, min(count, 12), (5,)).tolist()}
+    against = ranking(Scorer(*scoring), catalogue, counts)
+    if barred:
+        found = banned({*barred, "of another shop"}, catalogue, torch.device("cpu"))
+        against.scorer.ban(found.classes)
+        against = against._replace(banned=found)
+    hidden = torch.ones_like(ids, dtype=torch.bool) if seen else ids == rows + 1
+    chosen = choose(mixture, ids, against, unknown, k, hidden)
+
+    whole = distribution(mixture, ids, table(scoring, catalogue, counts), unknown)[:, 1:]  # [3, N]
+    for row in range(3):
+        wanted = dict(zip(range(first, rows), whole[row].tolist(), strict=True))
+        if copy:
+            chances = (mixture.copied.log_copy + mixture.copied.pointer[:, 0]).exp()
+            wanted |= {int(i): float(p) for i, p in zip(ids[row], chances[row], strict=True) if i >= rows and p > 0}
+        out = {catalogue.index[name] for name in barred} | set(ids[row][hidden[row]].tolist())
+        best = sorted((p for i, p in wanted.items() if i not in out), reverse=True)[:k]
+        listed = {int(i): float(p) for i, p in zip(chosen.ids[row], chosen.probability[row], strict=True) if p > 0}
+        assert not out & set(listed)
+        assert sorted(listed.values(), reverse=True) == pytest.approx([p for p in best if p > 0], abs=1e-6)
+        for identity, probability in listed.items():
+            assert probability == pytest.approx(wanted[identity], abs=1e-6)

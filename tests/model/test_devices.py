@@ -5,7 +5,7 @@ import torch
 
 from model import devices
 from model.artifact import ArtifactError
-from model.devices import choose_device, scoring_precision
+from model.devices import choose_device, has_failed, scoring_precision
 
 
 def test_without_a_gpu_it_is_the_cpu(monkeypatch):
@@ -35,3 +35,17 @@ def test_a_lower_precision_has_to_be_clearly_faster(monkeypatch, seconds, compil
 def test_it_is_measured():
     scoring_precision.cache_clear()
     assert scoring_precision("cpu", compiled=True) in ("float32", "bfloat16", "int8")
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (torch.AcceleratorError("an illegal memory access was encountered"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("CUDA error"), False),
+    ],
+)
+def test_a_failed_device_is_told_from_what_it_was_given(error, wanted):
+    assert has_failed(error) is wanted

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from model import artifact
 from model.engine import ArtifactError, Engine, NotFinite
 from model.forecast import difference
+from model.hiding import Hidden
 from model.window import Window
 
 HOUR_MS = 3_600_000
@@ -187,3 +188,24 @@ def test_a_model_of_no_numbers_is_refused_at_load(model_directory):
     engine = Engine(parts, device="cpu")
     with pytest.raises(ArtifactError, match="answers with numbers that are not finite"):
         engine.check_golden()
+
+
+def test_what_is_hidden_is_not_listed_and_the_rest_is_as_it_was(model_directory):
+    engine = Engine.load(model_directory, device="cpu")
+    windows = list(random_windows(60, engine, seed=5))
+    names = set(engine.vocabulary.items.names)
+    whole = engine.predict(windows, top_k=len(names) + 50)
+    banned = frozenset([*engine.popular_items[:3], "unheard", "of another shop"])
+    for hidden in (Hidden(banned), Hidden(seen=True), Hidden(banned, seen=True), Hidden()):
+        assert engine.hide(hidden) == len(hidden.banned - names)
+        for window, before, answer in zip(windows, whole, engine.predict(windows), strict=True):
+            out = {*hidden.banned, *(window.items if hidden.seen else ())}
+            left = [item for item in before.next_items if item["item_id"] not in out]
+            listed = answer.next_items
+            assert not out & {item["item_id"] for item in listed}
+            assert [item["probability"] for item in listed] == pytest.approx(
+                [item["probability"] for item in left[:10]], abs=2e-6
+            )
+            kept = {item["item_id"]: item["probability"] for item in left}
+            assert all(item["probability"] == pytest.approx(kept[item["item_id"]], abs=2e-6) for item in listed)
+            assert answer.next_behaviors == pytest.approx(before.next_behaviors, abs=2e-6)

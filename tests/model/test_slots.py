@@ -59,3 +59,14 @@ def test_the_least_recent_gives_way_and_no_slot_is_anybody_elses(count, asked):
         held = {other: slots.find(step(other, before_=0, length=2)) for other in recent}
         assert None not in held.values()
         assert len(set(held.values())) == len(recent)
+
+
+def test_who_is_restored_gives_way_before_all_others():
+    slots = Slots(3)
+    for user in ("used", "hot", "cool"):
+        slots.take(user)
+        (slots.keep if user == "used" else slots.restore)(user, Tag(0, 0, 0, 1))
+    assert slots.recent() == ["used", "hot", "cool"]
+    assert (slots.free, "hot" in slots, slots.counts.restored) == (0, True, 2)
+    slots.take("new")
+    assert slots.recent() == ["new", "used", "hot"]

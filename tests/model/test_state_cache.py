@@ -1,5 +1,6 @@
 """Going on from kept states gives what whole windows give, whatever happens to streams and slots."""
 
+import copy
 from dataclasses import replace
 
 import msgspec
@@ -9,15 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import artifact
+from model import artifact, state_cache
 from model.answers import NotFinite
 from model.compiling import can_compile
 from model.config import NextMoveConfig
 from model.engine import Engine, groups
 from model.forecast import difference
+from model.hiding import Hidden
 from model.network import NextMoveModel
 from model.state_cache import StateCache
 from model.window import Step, Window, WindowRule
+from tests.artefacts import untrained
 
 HOUR_MS = 3_600_000
 RULE = WindowRule(events=12, age_ms=40 * HOUR_MS, stride=5, age_stride_ms=13 * HOUR_MS)
@@ -303,3 +306,72 @@ def test_groups_keep_each_users_order():
 def test_too_many_slots_are_not_asked_for(parts):
     with pytest.raises(ValueError, match="at least 256 are needed"):
         StateCache(parts.model, parts.vocabulary, RULE, 100_000)
+
+
+def test_a_batch_of_cold_users_is_computed_in_passes(model_directory, monkeypatch):
+    """However many they are: memory is that of REFILL_TOKENS events."""
+    rule = WindowRule(events=100, stride=50)
+    engine = Engine(untrained(window=rule), device="cpu")
+    engine.keep_states(1 << 30, buckets=(256,))
+    count, passes = 2000, []
+    assert engine.states.room > count
+    fill = state_cache.fill
+    monkeypatch.setattr(state_cache, "fill", lambda *given: (passes.append(given[3].item_ids.shape), fill(*given))[1])
+    window = Window(["i1"] * 100, ["view"] * 100, [None] * 100, list(range(100)))
+    steps = [Step(f"u{n}", 0, 98, 99, 0, 100, "i1", "view", None, 99) for n in range(count)]
+    assert len(engine.predict(Stream([window] * count, steps))) == count
+    assert sum(rows for rows, _ in passes) == count
+    assert max(rows * width for rows, width in passes) <= state_cache.REFILL_TOKENS
+
+
+def failing(engine, error, times=1):
+    """The device fails so many times; there is a copy of the model on the host, as for a GPU."""
+    engine._spare = copy.deepcopy(engine._model)
+    left, network = [error] * times, engine.states._plain
+
+    def program(*given):
+        if left:
+            raise left.pop()
+        return network(*given)
+
+    engine.states._program = program
+
+
+@pytest.mark.parametrize("error", [torch.AcceleratorError("misaligned address"), RuntimeError("CUDA error: unknown")])
+def test_a_device_that_fails_is_given_up_for_the_cpu(parts, whole, caplog, error):
+    engine = keeping(parts, slots=8)
+    windows, steps = stream(60, users=6)
+    engine.predict(Stream(windows[:40], steps[:40]))
+    engine.hide(Hidden(frozenset({"item-1"})))
+    failing(engine, error)
+    found = engine.predict(Stream(windows[40:], steps[40:]))
+    assert "item-1" not in {item["item_id"] for answer in found for item in answer.next_items}
+    engine.hide(Hidden())
+    assert same(engine.predict(Stream(windows[40:], steps[40:])), whole.predict(windows[40:])) < 1e-5
+    assert (engine.device, engine.kept.device_fallbacks, engine.states.room) == ("cpu", 1, 8)
+    assert "goes on on the CPU" in caplog.text
+    failing(engine, error)
+    engine._spare = None
+    with pytest.raises(RuntimeError):  # there is nowhere else to go
+        engine.predict(Stream(windows[40:], steps[40:]))
+
+
+def test_a_device_without_memory_for_one_window_is_given_up(parts, whole):
+    """For more of them it is not: whoever asked asks again for less."""
+    engine = keeping(parts, slots=8)
+    windows, steps = stream(20, users=6)
+    failing(engine, torch.OutOfMemoryError("CUDA out of memory"), times=2)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.predict(Stream(windows, steps))
+    assert engine.kept.device_fallbacks == 0
+    assert same(engine.predict(Stream(windows[:1], steps[:1])), whole.predict(windows[:1])) < 1e-5
+    assert engine.kept.device_fallbacks == 1
+
+
+def test_an_error_of_the_model_is_no_error_of_the_device(parts):
+    engine = keeping(parts, slots=8)
+    windows, steps = stream(3, users=1)
+    failing(engine, ValueError("a window needs at least one event"))
+    with pytest.raises(ValueError, match="at least one event"):
+        engine.predict(Stream(windows, steps))
+    assert engine.kept.device_fallbacks == 0

@@ -25,9 +25,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from model.forecast import Forecast, Item
-from model.window import Window, WindowRule
+from model.window import Past, Window, WindowRule
 from stream_app import agent as agents
-from stream_app.agent import CommitFailed, DeviceHangs, PredictionAgent, Refused
+from stream_app.agent import RESTORED, CommitFailed, DeviceHangs, PredictionAgent, Refused
 from stream_app.intake import Chunk, ChunkLostError
 from stream_app.observations import BatchReport
 from stream_app.pipeline import EngineFailed, Pipeline
@@ -895,6 +895,64 @@ async def test_an_idle_worker_swaps_at_once_and_forgets_the_old_model() -> None:
         await stage.hand_over(event_record("u", 1))
         await stage.deliver_all(2)
     assert [versions(sent) for sent in stage.producer.to(PREDICTIONS)] == [{"echo-1"}, {"echo-2"}]
+
+
+class Remembering(Version):
+    """Keeps states of whom it has answered, and of whom it is told."""
+
+    def __init__(self, number: int, known: Sequence[str] = ()) -> None:
+        super().__init__(number)
+        self.known = list(known)
+        self.restored: list[list[str]] = []
+        self.may_restore = threading.Event()
+        self.may_restore.set()
+
+    def predict(self, windows: Sequence[Window]) -> list[Forecast]:
+        self.calls.append(len(windows))
+        return super().predict(windows)
+
+    def recent_users(self) -> list[str]:
+        return self.known
+
+    def restore(self, pasts: Sequence[Past]) -> bool:
+        self.restored.append([past.user_id for past in pasts])
+        assert self.may_restore.wait(10)
+        if "boom" in self.restored[-1]:
+            raise RuntimeError("no memory\nleft")
+        return True
+
+
+async def test_in_idle_time_users_of_the_old_model_are_restored_a_few_at_a_time() -> None:
+    users = [f"u{n}" for n in range(2 * RESTORED + 3)]
+    new = Remembering(2)
+    new.may_restore.clear()
+    async with on_stage(pipeline(predictor=Remembering(1, users))) as stage:
+        await stage.hand_over(*[event_record(user, n) for n, user in enumerate(users)])
+        await stage.deliver_all()
+        await stage.agent.swap(new)
+        await stage.until(lambda: new.restored)
+        await stage.hand_over(event_record("live", len(users)))
+        await stage.rest()
+        assert (len(new.restored), new.calls) == (1, [])
+        new.may_restore.set()
+        await stage.until(lambda: new.calls)
+        assert len(new.restored) == 1, "a chunk waits for one small batch only"
+        await stage.deliver_all(2)
+        await stage.until(lambda: len(new.restored) == 3)
+    assert [user for some in new.restored for user in some] == users
+    assert max(map(len, new.restored)) == RESTORED
+
+
+async def test_states_that_cannot_be_restored_stop_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    new = Remembering(2)
+    async with on_stage(pipeline(predictor=Remembering(1, ["boom"] * 2 + ["u"]))) as stage:
+        await stage.hand_over(event_record("boom", 0), event_record("u", 1))
+        await stage.deliver_all()
+        await stage.agent.swap(new)
+        await stage.until(lambda: "not computed in idle time: no memory left" in caplog.text)
+        await stage.hand_over(event_record("u", 2))
+        await stage.deliver_all(2)
+    assert len(new.restored) == 1
 
 
 async def test_a_model_that_may_not_take_over_stops_nothing() -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.engine import Engine
 from model.forecast import Forecast, Item
 from model.window import Step, Steps, Window, WindowRule
 from stream_app import behaviors, predictions
@@ -24,6 +25,7 @@ from stream_app.intake import Chunk, ChunkLimits, chunks
 from stream_app.pipeline import Batch, EngineFailed, HistoryCache, Outputs, Pipeline, Request, Windows, _repeat_rank
 from stream_app.predictions import Message, Prediction
 from stream_app.scoring import K
+from tests.artefacts import untrained
 from tests.stream_app.records import NOW_MS, FakeRecord, event_record, json_record
 from tests.stream_app.test_history import naive_rank
 
@@ -931,3 +933,61 @@ def test_two_chunks_that_come_again_are_answered_as_the_first_time_if_one_may_fo
     assert (again == answers) == same_again
     _, before, this = (prepared(chunk, batch) for chunk, batch in zip(chunks_of_them, batches, strict=True))
     assert this.may_follow(before) == may_follow
+
+
+# Another model, and what the one before knew
+
+
+def keeping(seed: int, limit_bytes: int = 1 << 22) -> Engine:
+    engine = Engine(untrained(seed, window=WindowRule(events=12, stride=6)), device="cpu")
+    engine.keep_states(limit_bytes, buckets=(1, 4))
+    return engine
+
+
+def test_after_a_swap_users_are_known_before_their_next_events() -> None:
+    """The most recent first; a full window is left out, for the next one begins elsewhere; answers are those of whole windows."""
+    steps = pipeline(predictor=keeping(0), most_scored=0)
+    records = [event_record(f"u{n % 7}", n, NOW_MS + n, item_id=f"i{n % 5}") for n in range(40)]
+    run(steps, records)
+    run(steps, [event_record("full", n, NOW_MS + n, item_id="i1") for n in range(40, 52)])
+    run(steps, [event_record("strange", 52, NOW_MS + 52, item_id="unheard")])
+    steps.swap(new := keeping(1))
+    order: list[str] = []
+    while pasts := steps.cold(3):
+        order += [past.user_id for past in pasts]
+        steps.restore(pasts)
+    assert order == ["strange", "full", "u4", "u3", "u2", "u1", "u0", "u6", "u5"]
+    assert (new.kept.restored, new.kept.users, new.kept.refills) == (8, 8, 0)
+    assert new.recent_users() == [user for user in order if user != "full"]
+    more = [event_record(user, 60 + n, NOW_MS + 60 + n, item_id="i3") for n, user in enumerate(order) if user != "full"]
+    batch, outputs = run(steps, more)
+    assert (new.kept.hits, new.kept.refills) == (8, 0)
+    alone = Engine(untrained(1, window=new.window), device="cpu").predict(list(steps.windows([batch])))
+    for (_, message), answer in zip(outputs.predictions, alone, strict=True):
+        assert read(message).purchase_probability == pytest.approx(answer.purchase_probability, abs=1e-5)
+        assert {i.item_id: i.probability for i in read(message).next_items} == pytest.approx(
+            {i["item_id"]: i["probability"] for i in answer.next_items}, abs=1e-5
+        )
+
+
+def test_users_are_restored_where_there_is_room_and_nobody_gives_way() -> None:
+    steps = pipeline(predictor=keeping(0), most_scored=0)
+    run(steps, [event_record(f"u{n}", n, item_id="i1") for n in range(20)])
+    each = keeping(1).kept.bytes // cast(Any, keeping(1).states).room
+    steps.swap(new := keeping(1, 6 * each))
+    run(steps, [event_record("u0", 20, item_id="i1")])
+    while pasts := steps.cold(4):
+        steps.restore(pasts)
+    assert (new.kept.users, new.kept.evictions) == (6, 0)
+    assert new.recent_users() == ["u0", "u19", "u18", "u17", "u16", "u15"]
+
+
+def test_who_is_erased_is_cold_no_more_and_who_waits_longer_than_a_model_still_is() -> None:
+    steps = pipeline(predictor=keeping(0), most_scored=0)
+    run(steps, [event_record(f"u{n}", n, item_id="i1") for n in range(3)])
+    steps.swap(keeping(1))
+    run(steps, [FakeRecord(key=b"u1", value=None, offset=3)])
+    steps.swap(keeping(2))
+    assert [past.user_id for past in steps.cold(9)] == ["u2", "u0"]
+    steps.swap(Echo(steps.rule.window))
+    assert steps.cold(9) == []

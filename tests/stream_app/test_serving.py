@@ -7,6 +7,7 @@ import torch
 
 from model.artifact import ArtifactError
 from model.engine import Engine
+from model.hiding import Hidden
 from stream_app import behaviors, history
 from stream_app.events import Reason
 from stream_app.serving import load_engine, load_successor, model_directory, new_pipeline
@@ -113,3 +114,18 @@ def test_nobody_expires_among_the_records_of_two_chunks_which_may_come_again() -
     apply(table, outputs)
     expired = [run(steps, [event_record("busy", offset, NOW_MS)])[0].expired for offset in range(1, 10)]
     assert expired == [[]] * (2 * settings.chunk_records) + [["idle"]] + [[]] * 2
+
+
+def test_the_settings_hide_items(tmp_path: Path) -> None:
+    published(tmp_path / "model", untrained())
+    (tmp_path / "banned").write_text("i0\nelsewhere\n")
+    settings = Settings(model=tmp_path / "model", device="cpu", banned_items=tmp_path / "banned", hide_seen=True)
+    engine = load_engine(settings)
+    assert engine.hidden == Hidden(frozenset({"i0", "elsewhere"}), seen=True)
+    _, outputs = run(new_pipeline(engine, settings, BEHAVIORS), [event_record("u", 0, item_id="i1")])
+    names = [item.item_id for item in read(outputs.predictions[0][1]).next_items]
+    assert len(names) == 10
+    assert not {"i0", "i1", "elsewhere"} & set(names)
+    (tmp_path / "banned").unlink()
+    with pytest.raises(ValueError, match="cannot read .*banned: No such file"):
+        load_engine(settings)

@@ -1,6 +1,7 @@
 """A worker's parts: what is told to the operator before it starts, and what it forgets when partitions move."""
 
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from faust.types import TP
 from prometheus_client import generate_latest
 
+from model.engine import Engine
 from model.slots import Kept
 from stream_app import web
 from stream_app.agent import PredictionAgent
@@ -19,6 +21,7 @@ from stream_app.observations import BatchReport
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
 from stream_app.worker import Worker
+from tests.artefacts import untrained
 from tests.stream_app.records import NOW_MS, FakeRecord, event_record
 from tests.stream_app.test_pipeline import pipeline, run
 
@@ -45,7 +48,8 @@ def worker() -> Worker:
     worker.pipeline = pipeline()
     worker.metrics = WorkerMetrics(model_version="echo-1", device="cpu", chunk_records=8)
     worker.agent = PredictionAgent(app, settings, worker.pipeline, worker._table, worker.observe)
-    worker.watch = SimpleNamespace(at_work=SimpleNamespace(kept=Kept(hits=7)))  # type: ignore[assignment]
+    at_work = SimpleNamespace(version="echo-1", device="cpu", kept=Kept(hits=7))
+    worker.watch = SimpleNamespace(at_work=at_work)  # type: ignore[assignment]
     return worker
 
 
@@ -97,3 +101,18 @@ def test_an_address_that_is_no_host_is_one_line_too() -> None:
     _, worker = parts(Settings(web_host="no such host", broker="127.0.0.1:1"))
     with pytest.raises(click.ClickException, match="cannot listen on no such host:8090: "):
         worker.prepare()
+
+
+async def test_a_list_of_banned_items_goes_from_model_to_model(
+    worker: Worker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "nextmove")
+    worker._settings = Settings(banned_items=tmp_path / "banned")
+    rule = worker.pipeline.rule.window
+    first, second = (Engine(untrained(seed, window=rule), device="cpu") for seed in (0, 1))
+    worker.watch.at_work = first
+    worker.ban(frozenset({"i0", "elsewhere"}))
+    assert first.hidden.banned == {"i0", "elsewhere"}
+    assert "2 banned items, 1 of them unknown to the model" in caplog.text
+    await worker._take(second)
+    assert second.hidden == first.hidden
