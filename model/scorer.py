@@ -1,7 +1,7 @@
 """The best classes of a catalogue for a query, and the log of its softmax's denominator, block by block.
 
 Two stages. The first goes through the whole catalogue in blocks, in the precision asked for, and keeps of each group of
-`GROUP` neighbouring classes the largest logit and the log of the sum of exp. The second computes the logits of the
+`GROUP` neighbouring classes the largest logit and its mass, the sum of exp relative to it. The second computes the logits of the
 groups with the largest maxima once more, in float32 from the original vectors: the list comes from those, and they
 replace their groups' share of the denominator, so that its largest terms are exact.
 
@@ -60,7 +60,7 @@ class Kept(NamedTuple):
     """The groups with the largest maxima so far, [B, K] each."""
 
     best: Tensor
-    mass: Tensor  # log Σ exp
+    mass: Tensor  # Σ exp relative to the best
     groups: Tensor  # int64
 
 
@@ -189,8 +189,8 @@ class Scorer:
     ) -> tuple[Kept, Tensor]:
         """The `keep` best of those kept and those pending, from group `first` on; what is lost is added to the rest."""
         groups = sum(len(each) for each, _ in pending)
-        filling = rest.new_full((-groups % SQUARE, len(rest)), -torch.inf)
-        best, mass = (torch.cat((*each, filling)) for each in zip(*pending, strict=True))  # [G, B]
+        filling = rest.new_full((-groups % SQUARE, len(rest)), -torch.inf), rest.new_zeros(-groups % SQUARE, len(rest))
+        best, mass = (torch.cat(each) for each in zip(*pending, filling, strict=True))  # [G, B]
         values, masses, where, lost = self._choose(best, mass, min(keep, groups))
         rest = torch.logaddexp(rest, lost)
         found = Kept(values, masses, where + first)
@@ -198,7 +198,7 @@ class Scorer:
             return found, rest
         both = Kept(*[torch.cat(each, dim=1) for each in zip(kept, found, strict=True)])
         values, where = first_k(both.best, keep)
-        lost = both.mass.scatter(1, where, -torch.inf).logsumexp(1)
+        lost = log_sum(both.best, both.mass.scatter(1, where, 0), 1)
         chosen = Kept(values, both.mass.gather(1, where), both.groups.gather(1, where))
         return chosen, torch.logaddexp(rest, lost)
 
@@ -208,14 +208,14 @@ class Scorer:
         asked, steps = lay_out(queries, vectors.dtype)
         size = min(self._block, max(LEAST, BLOCK_CELLS // max(LANES, len(queries)) // (2 * GROUP) * (2 * GROUP)))
         kind = torch.int32 if vectors.dtype == torch.int8 else vectors.dtype
-        scratch = asked.new_empty((min(size, len(vectors)) + 1, len(queries)), dtype=kind)  # the last row is for nobody
+        scratch = asked.new_empty((min(size, len(vectors)) + 2, len(queries)), dtype=kind)  # first and last for nobody
         multiply = torch._int_mm if kind == torch.int32 else torch.mm  # noqa: SLF001  # its only name
         for begin in range(0, len(vectors), size):
             part = slice(begin, begin + size)
-            scores = scratch[: len(vectors[part])]
+            scores = scratch[1 : len(vectors[part]) + 1]
             multiply(vectors[part], asked, out=scores)
             if hidden is not None:
-                hide(scratch, hidden.t() - begin, len(scores))
+                hide(scratch, hidden.t() - (begin - 1), len(scores))
             yield self._reduce(scores, offsets[part], None if scales is None else scales[part], steps)
 
     def _exact(self, queries: Tensor, classes: Tensor) -> Tensor:
@@ -239,13 +239,20 @@ def choose(best: Tensor, mass: Tensor, keep: int) -> tuple[Tensor, Tensor, Tenso
     values, where = first_k(best.gather(0, inside.t()).t(), keep)
     where = inside.gather(1, where)
     chosen = mass.gather(0, where.t()).t()
-    return values, chosen, where, mass.scatter_(0, where.t(), -torch.inf).logsumexp(0)
+    return values, chosen, where, log_sum(best, mass.scatter_(0, where.t(), 0), 0)
+
+
+def log_sum(best: Tensor, mass: Tensor, dim: int) -> Tensor:
+    """log Σ exp over groups of which each has a `mass` relative to its best."""
+    most = best.amax(dim, keepdim=True).clamp(min=LOWEST)
+    return ((best - most).exp() * mass).sum(dim).log() + most.squeeze(dim)
 
 
 def compile_(function: Callable[P, R]) -> Callable[P, R]:
     """One loop for all shapes; nothing between is written to memory, however often it is read."""
     limits = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
-    return compile_program(function, dynamic=True, options=limits)
+    fused = {"cpp.enable_floating_point_contract_flag": "fast"}  # a product and a sum as one instruction
+    return compile_program(function, dynamic=True, options=limits | fused)
 
 
 def prepare(vectors: Tensor, offsets: Tensor, precision: Precision) -> Table:
@@ -277,13 +284,16 @@ def lay_out(queries: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor | None]:
 
 
 def hide(scores: Tensor, at: Tensor, rows: int) -> None:
-    """Blots out each query's hidden classes `at` [H, B] where they are among the first `rows` of scores [> rows, B']."""
+    """Blots out each query's hidden classes `at` [H, B] where they are among rows 1 … `rows` of scores [≥ rows + 2, B'].
+
+    What lies before or behind lands in the rows around them.
+    """
     nothing = HIDDEN if scores.dtype == torch.int32 else -torch.inf
-    scores.scatter_(0, torch.where((at >= 0) & (at < rows), at, rows), nothing)
+    scores.scatter_(0, at.clamp_(0, rows + 1), nothing)
 
 
 def reduce(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Maximum and log Σ exp of each group's logits, two of [n / GROUP, B]; scores [n, B], offsets and scales [n], steps [B].
+    """Each group's largest logit and Σ exp relative to it, [n / GROUP, B]; scores [n, B], offsets and scales [n], steps [B].
 
     Scores are overwritten where they are float32 already.
     """
@@ -292,27 +302,26 @@ def reduce(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor
         logits.mul_(scales[:, None]).mul_(steps).masked_fill_(scores == HIDDEN, -torch.inf)
     grouped = logits.add_(offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
     best = grouped.amax(1)
-    mass = grouped.sub_(best.clamp(min=LOWEST)[:, None]).exp_().sum(1)
-    return best, mass.log_().add_(best)
+    return best, grouped.sub_(best.clamp(min=LOWEST)[:, None]).exp_().sum(1)
 
 
 def reduce_fused(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
     """The same for a compiler, which makes one loop of it; nothing is overwritten."""
     logits = scores.float()
     if scales is not None and steps is not None:
-        logits = torch.where(scores == HIDDEN, -torch.inf, logits * scales[:, None] * steps)
+        logits = torch.where(scores == HIDDEN, -torch.inf, logits * (scales[:, None] * steps))
     grouped = (logits + offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
     best = grouped.amax(1)
-    return best, best + exp_of_negative(grouped - best.clamp(min=LOWEST)[:, None]).sum(1).log()
+    return best, exp_of_negative(grouped - best.clamp(min=LOWEST)[:, None]).sum(1)
 
 
 def exp_of_negative(x: Tensor) -> Tensor:
-    """exp(x) for x ≤ 0 to within 7e-6 (absolute), by products alone: a cubic of x / 32, squared five times.
+    """exp(x) for x ≤ 0 to within 7e-6 (absolute), by products alone: the cubic of x / 32, squared five times.
 
     Below −16 it stays at 1e-7, which is little beside the 1 that each group's maximum adds.
     """
-    y = x.clamp(min=-16.0) * (1 / 32)
-    power = ((y * (1 / 6) + 0.5) * y + 1.0) * y + 1.0
+    x = x.clamp(min=-16.0)
+    power = ((x * (1 / (6 * 32**3)) + 1 / (2 * 32**2)) * x + 1 / 32) * x + 1.0
     for _ in range(5):
         power = power * power
     return power
