@@ -56,6 +56,15 @@ class Table(NamedTuple):
     offsets: Tensor  # float32 [R'] bias; -inf where a class is never listed
 
 
+class Exact(NamedTuple):
+    """A catalogue as the second stage reads it, float32."""
+
+    vectors: Tensor  # [R, D]
+    bias: Tensor  # [R]
+    allowed: Tensor  # [R] bias; -inf where a class is never listed
+    loose: Tensor  # int64: the last classes, of no whole group and always looked into
+
+
 class Kept(NamedTuple):
     """The groups with the largest maxima so far, [B, K] each."""
 
@@ -87,38 +96,44 @@ class Scorer:
             raise ValueError(f"precision must be one of {', '.join(SLACK)}, got {precision}")
         if block < 2 * GROUP or block % (2 * GROUP):
             raise ValueError(f"block must be a multiple of {2 * GROUP}, got {block}")
-        self._vectors = vectors.detach().float().contiguous()
-        self._bias = bias.detach().float()
-        self._allowed = self._bias.clone()
-        self._allowed[0 if banned is None else F.pad(banned.long(), (1, 0))] = -torch.inf
+        vectors, bias = vectors.detach().float().contiguous(), bias.detach().float()
+        allowed = bias.clone()
+        allowed[0 if banned is None else F.pad(banned.long(), (1, 0))] = -torch.inf
         self._block = block
         self._slack = SLACK[precision] if slack is None else slack
         whole = len(bias) // (2 * GROUP) * (2 * GROUP)  # int8 products on GPUs want more than 16 rows
-        self._table = prepare(self._vectors[:whole], self._allowed[:whole], precision)
-        self._loose = torch.arange(whole, len(bias), device=bias.device)  # always looked into
+        self._table = prepare(vectors[:whole], allowed[:whole], precision)
+        self._exact = Exact(vectors, bias, allowed, torch.arange(whole, len(bias), device=bias.device))
         self._compiled = compiled
         self._reduce = compile_(reduce_fused) if compiled else reduce
         self._choose = compile_(choose) if compiled else choose
+        self._conclude = compile_(conclude) if compiled else conclude
+        self._rank = compile_(rank) if compiled else rank
         self._dot = compile_(dot) if compiled else dot
 
     @property
     def device(self) -> torch.device:
         """Where it is."""
-        return self._vectors.device
+        return self._exact.vectors.device
 
     @property
     def bytes(self) -> int:
         """Memory held, that of the shared vectors included."""
-        held = {each.data_ptr(): each.nbytes for each in (*self._table, self._loose) if each is not None}
-        held |= {each.data_ptr(): each.nbytes for each in (self._allowed, self._bias, self._vectors)}
+        held = {each.data_ptr(): each.nbytes for each in (*self._table, *self._exact) if each is not None}
         return sum(held.values())
 
     @torch.inference_mode()
     def logits(self, queries: Tensor, classes: Tensor) -> Tensor:
         """The float32 logits of given classes, banned or not, [B, C]; queries [B, D], classes [B, C]."""
-        if len(self._bias) <= SHORT:
-            return torch.addmm(self._bias, queries.float(), self._vectors.t()).gather(1, classes)
-        return self._exact(queries, classes) + self._bias[classes]
+        vectors, bias = self._exact.vectors, self._exact.bias
+        if len(bias) <= SHORT:
+            return torch.addmm(bias, queries.float(), vectors.t()).gather(1, classes)
+        step = self._rows_at_once(len(queries), classes.shape[1])
+        parts = range(0, max(1, len(queries)), step)
+        return (
+            torch.cat([self._dot(vectors, queries[at : at + step], classes[at : at + step]) for at in parts])
+            + bias[classes]
+        )
 
     @torch.inference_mode()
     def top(self, queries: Tensor, k: int, hidden: Tensor | None = None) -> Ranked:
@@ -128,48 +143,37 @@ class Scorer:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        if len(self._bias) <= SHORT:
-            return self._top_of_few(queries.float(), k, hidden)
+        if len(self._exact.bias) <= SHORT:
+            return self._rank(self._exact, queries.float(), hidden, k)
         parts = [
             self._top(queries[begin : begin + QUERIES], k, None if hidden is None else hidden[begin : begin + QUERIES])
             for begin in range(0, max(1, len(queries)), QUERIES)
         ]
         return Ranked(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
-    def _top_of_few(self, queries: Tensor, k: int, hidden: Tensor | None) -> Ranked:
-        """In one product: less work than to choose groups."""
-        logits = torch.addmm(self._allowed, queries, self._vectors.t())  # [B, R]
-        logits[:, 0] = -torch.inf
-        nothing = (queries @ self._vectors[0]) + self._bias[0]  # [B]
-        if hidden is not None and hidden.shape[1]:
-            logits.scatter_(1, hidden, -torch.inf)
-        total = torch.logaddexp(logits.logsumexp(1), nothing)
-        best, where = first_k(logits, k)
-        doubt = (queries * 0).sum(1)  # NaN where a query is not finite, else 0
-        missing = (0, k - best.shape[1])
-        listed = F.pad(where.masked_fill(best == -torch.inf, 0), missing)
-        return Ranked(F.pad(best + doubt[:, None], missing, value=-torch.inf), listed, total + doubt)
-
     def _top(self, queries: Tensor, k: int, hidden: Tensor | None) -> Ranked:
         queries = queries.float()
         groups, rest = self._candidates(queries, k, hidden)
-        members = groups[:, :, None] * GROUP + torch.arange(GROUP, device=groups.device)  # [B, K, GROUP]
-        classes = torch.cat((members.flatten(1), self._loose.expand(len(queries), -1)), dim=1)  # [B, C] ascending
-        logits = self._exact(queries, classes) + self._allowed[classes]
-        if hidden is not None and hidden.shape[1]:
-            logits = logits.masked_fill(among(classes, hidden), -torch.inf)
-        nothing = (queries * self._vectors[0]).sum(1, keepdim=True) + self._bias[0]  # [B, 1]
-        total = torch.cat((rest, nothing, logits), dim=1).logsumexp(1)
-        best, where = first_k(logits, k)
-        listed = classes.gather(1, where).masked_fill(best == -torch.inf, 0)
-        doubt = (queries * 0).sum(1)  # NaN where a query is not finite, else 0
-        missing = (0, k - best.shape[1])
-        return Ranked(F.pad(best + doubt[:, None], missing, value=-torch.inf), F.pad(listed, missing), total + doubt)
+        step = self._rows_at_once(len(queries), groups.shape[1] * GROUP + len(self._exact.loose))
+        found = []
+        for begin in range(0, max(1, len(queries)), step):
+            part = slice(begin, begin + step)
+            some = None if hidden is None else hidden[part]
+            found.append(self._conclude(self._exact, queries[part], groups[part], rest[part], some, k))
+        return found[0] if len(found) == 1 else Ranked(*(torch.cat(each) for each in zip(*found, strict=True)))
+
+    def _rows_at_once(self, queries: int, classes: int) -> int:
+        """Of how many queries the vectors of so many classes are gathered: in a compiled loop they never exist."""
+        if self._compiled:
+            return max(1, queries)
+        room = min(CELLS, self._block * queries)
+        return max(1, room // max(1, classes * self._exact.vectors.shape[1]))
 
     def _candidates(self, queries: Tensor, k: int, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        """First stage: K groups that hold the k best, [B, K] ascending, and the log Σ exp of all others, [B, 1]."""
+        """First stage: K groups that hold the k best, [B, K], and the log Σ exp of all others, [B, 1]."""
         keep = min(k + self._slack, len(self._table.vectors) // GROUP)
-        padded = F.pad(queries, (0, 0, 0, -len(queries) % LANES))
+        alone = len(queries) == 1 and queries.device.type == "cpu"  # groups themselves fill the vector registers
+        padded = queries if alone else F.pad(queries, (0, 0, 0, -len(queries) % LANES))
         none = padded.new_empty(len(padded), 0)
         kept, rest = Kept(none, none, none.long()), padded.new_full((len(padded),), -torch.inf)
         pending: list[tuple[Tensor, Tensor]] = []
@@ -182,7 +186,7 @@ class Scorer:
             waiting += len(found[0])
         if pending:
             kept, rest = self._merge(kept, rest, pending, first, keep)
-        return kept.groups.sort(dim=1).values[: len(queries)], rest[: len(queries), None]
+        return kept.groups[: len(queries)], rest[: len(queries), None]
 
     def _merge(
         self, kept: Kept, rest: Tensor, pending: list[tuple[Tensor, Tensor]], first: int, keep: int
@@ -197,7 +201,7 @@ class Scorer:
         if not kept.best.shape[1]:
             return found, rest
         both = Kept(*[torch.cat(each, dim=1) for each in zip(kept, found, strict=True)])
-        values, where = first_k(both.best, keep)
+        values, where = first_k(both.best, keep, both.groups)
         lost = log_sum(both.best, both.mass.scatter(1, where, 0), 1)
         chosen = Kept(values, both.mass.gather(1, where), both.groups.gather(1, where))
         return chosen, torch.logaddexp(rest, lost)
@@ -218,14 +222,45 @@ class Scorer:
                 hide(scratch, hidden.t() - (begin - 1), len(scores))
             yield self._reduce(scores, offsets[part], None if scales is None else scales[part], steps)
 
-    def _exact(self, queries: Tensor, classes: Tensor) -> Tensor:
-        """Float32 products without bias, [B, C]; the same for a class and a query whatever stands beside them."""
-        if self._compiled:
-            return self._dot(self._vectors, queries, classes)
-        room = min(CELLS, self._block * len(queries))
-        step = max(1, room // max(1, classes.shape[1] * queries.shape[1]))
-        parts = range(0, max(1, len(queries)), step)
-        return torch.cat([dot(self._vectors, queries[at : at + step], classes[at : at + step]) for at in parts])
+
+def rank(exact: Exact, queries: Tensor, hidden: Tensor | None, k: int) -> Ranked:
+    """All of a short catalogue in one product, which is less work than to choose groups."""
+    logits = torch.addmm(exact.allowed, queries, exact.vectors.t())  # [B, R]
+    logits[:, 0] = -torch.inf
+    if hidden is not None:
+        logits = logits.scatter(1, hidden, -torch.inf)
+    best, where = first_k(logits, k)
+    return ranked(best, where, logits.logsumexp(1, keepdim=True), exact, queries, k)
+
+
+def conclude(exact: Exact, queries: Tensor, groups: Tensor, rest: Tensor, hidden: Tensor | None, k: int) -> Ranked:
+    """The second stage: what is listed of groups [B, K], and the total with the log Σ exp of all others [B, 1]."""
+    members = groups[:, :, None] * GROUP + torch.arange(GROUP, device=groups.device)  # [B, K, GROUP]
+    classes = torch.cat((members.flatten(1), exact.loose.expand(len(queries), -1)), dim=1)  # [B, C]
+    logits = dot(exact.vectors, queries, classes) + exact.allowed[classes]
+    if hidden is not None:
+        at = places(hidden, groups, len(exact.bias) - len(exact.loose))
+        logits = F.pad(logits, (1, 0)).scatter(1, at, -torch.inf)[:, 1:]
+    best, where = first_k(logits, k, classes)
+    return ranked(best, classes.gather(1, where), torch.cat((rest, logits), dim=1), exact, queries, k)
+
+
+def ranked(best: Tensor, classes: Tensor, logits: Tensor, exact: Exact, queries: Tensor, k: int) -> Ranked:
+    """Lists [B, k or fewer] and what the total is made of, class 0 aside [B, any], as an answer."""
+    nothing = (queries * exact.vectors[0]).sum(1, keepdim=True) + exact.bias[0]  # [B, 1]
+    total = torch.cat((logits, nothing), dim=1).logsumexp(1)
+    doubt = (queries * 0).sum(1)  # NaN where a query is not finite, else 0
+    missing = (0, k - best.shape[1])
+    listed = F.pad(classes.masked_fill(best == -torch.inf, 0), missing)
+    return Ranked(F.pad(best + doubt[:, None], missing, value=-torch.inf), listed, total + doubt)
+
+
+def places(hidden: Tensor, groups: Tensor, whole: int) -> Tensor:
+    """Where hidden classes [B, H] stand among the members of groups [B, K] and the classes from `whole` on, from 1; 0: nowhere."""
+    steps = torch.arange(1, groups.shape[1] + 1, device=groups.device)
+    turn = ((hidden[:, :, None] // GROUP == groups[:, None]) * steps).sum(-1)  # [B, H] which group, from 1
+    inside = torch.where(turn > 0, (turn - 1) * GROUP + hidden % GROUP + 1, 0)
+    return torch.where(hidden >= whole, groups.shape[1] * GROUP + hidden - whole + 1, inside)
 
 
 def choose(best: Tensor, mass: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -234,16 +269,15 @@ def choose(best: Tensor, mass: Tensor, keep: int) -> tuple[Tensor, Tensor, Tenso
     best, mass [G, B], G a multiple of SQUARE; mass is overwritten. The best groups lie in the best squares.
     """
     squares = first_k(best.view(len(best) // SQUARE, SQUARE, best.shape[1]).amax(1).t(), keep)[1]  # [B, keep or fewer]
-    inside = squares.sort(dim=1).values[:, :, None] * SQUARE + torch.arange(SQUARE, device=best.device)
-    inside = inside.flatten(1)
-    values, where = first_k(best.gather(0, inside.t()).t(), keep)
+    inside = (squares[:, :, None] * SQUARE + torch.arange(SQUARE, device=best.device)).flatten(1)
+    values, where = first_k(best.gather(0, inside.t()).t(), keep, inside)
     where = inside.gather(1, where)
     chosen = mass.gather(0, where.t()).t()
     return values, chosen, where, log_sum(best, mass.scatter_(0, where.t(), 0), 0)
 
 
 def log_sum(best: Tensor, mass: Tensor, dim: int) -> Tensor:
-    """log Σ exp over groups of which each has a `mass` relative to its best."""
+    """Log Σ exp over groups of which each has a `mass` relative to its best."""
     most = best.amax(dim, keepdim=True).clamp(min=LOWEST)
     return ((best - most).exp() * mass).sum(dim).log() + most.squeeze(dim)
 
@@ -330,10 +364,3 @@ def exp_of_negative(x: Tensor) -> Tensor:
 def dot(vectors: Tensor, queries: Tensor, classes: Tensor) -> Tensor:
     """Products of queries [B, D] with the vectors [R, D] of classes [B, C], [B, C]."""
     return (vectors[classes] * queries[:, None]).sum(-1)
-
-
-def among(classes: Tensor, listed: Tensor) -> Tensor:
-    """Which of each row's classes [B, C] are in the row's list [B, H], H > 0, [B, C]."""
-    listed = listed.sort(dim=1).values
-    at = torch.searchsorted(listed, classes).clamp(max=listed.shape[1] - 1)
-    return listed.gather(1, at) == classes
