@@ -10,7 +10,7 @@ import torch
 from model.artifact import ArtifactError
 from model.scorer import Precision
 
-ROWS, WIDTH, COLUMNS, RUNS = 64, 128, 16_384, 5
+ROWS, WIDTH, COLUMNS, RUNS = 64, 128, 16_384, 20
 WORTH = 1.3  # times as fast: a lower precision has to be
 
 
