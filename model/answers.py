@@ -6,8 +6,10 @@ B windows, L events of a window, N catalogue, k names listed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -57,6 +59,7 @@ class Ranking(NamedTuple):
     scorer: Scorer
     popularity: Tensor  # [N + 1] of classes, falling but for class 0, which is 0; sums to 1
     catalogue: Catalogue
+    names: npt.NDArray[np.object_]  # [N + 1] of the catalogue, and a last one that is nobody's
     banned: Banned | None = None  # what the scorer was told to ban
 
 
@@ -76,12 +79,12 @@ class Answers:
         compiled: bool = False,
     ) -> None:
         self._model = model
-        self._behaviors = vocabulary.behaviors.names
+        self._behaviors = np.array(vocabulary.behaviors.names, object)
         self._vocabulary = vocabulary
         self._calibration = calibration
         scorer = Scorer(*model.item_table(), precision=precision, compiled=compiled)
         self._items = ranking(scorer, vocabulary.items, vocabulary.item_counts)
-        scorer = Scorer(*model.category_table())
+        scorer = Scorer(*model.category_table(), compiled=compiled)
         self._categories = ranking(scorer, vocabulary.categories, vocabulary.category_counts)
         self.hidden = Hidden()
         self._strangers: frozenset[str] = frozenset()  # banned names that the vocabulary does not know
@@ -112,40 +115,36 @@ class Answers:
         goals = self._calibration.purchase.apply(heads.goal[:, 0].double())  # [B]
         churns = self._calibration.churn.apply(heads.churn[:, 0].double())
         numbers = [chosen.probability, mixes, goals, heads.log_seconds[:, 0], churns]
-        listed_items = _named(chosen, names.items, items)
+        columns = (
+            _named(chosen, self._items, items),
+            _shares(chosen),
+            self._behaviors[behaviors.numpy(force=True)].flat,
+        )
+        listed = [
+            Item(item_id=name, probability=p, behavior=with_it) for name, p, with_it in zip(*columns, strict=True)
+        ]
+        next_items = _cut(listed, chosen)
+        next_categories: list[list[Category]] = [[] for _ in next_items]
         if names.has_categories:
             chosen = choose(heads.categories, seen.category_ids, self._categories, None, k)
             numbers.append(chosen.probability)
-            listed_categories = _named(chosen, names.categories, categories)
-        else:
-            listed_categories = [[] for _ in listed_items]
+            pairs = zip(_named(chosen, self._categories, categories), _shares(chosen), strict=True)
+            next_categories = _cut([Category(category=name, probability=p) for name, p in pairs], chosen)
         if not torch.stack([each.sum() for each in numbers]).isfinite().all():
             raise NotFinite("the model answered with numbers that are not finite")
-        return [
-            Forecast(
-                next_behaviors=mix,
-                next_items=[
-                    Item(item_id=name, probability=probability, behavior=self._behaviors[behavior])
-                    for (name, probability), behavior in zip(some_items, some_behaviors, strict=False)
-                ],
-                next_categories=[Category(category=name, probability=p) for name, p in some_categories],
-                purchase_probability=goal,
-                time_to_next_s=(seconds[0], seconds[1], seconds[2]),
-                churn_probability=churn,
-                fallback="no_known_items" if cold else None,
-            )
-            for mix, some_items, some_behaviors, some_categories, goal, seconds, churn, cold in zip(
+        seconds = heads.log_seconds[:, 0].double().clamp(max=30).expm1().clamp(min=0).round(decimals=6)
+        return list(
+            map(
+                Forecast,
                 rounded(mixes.softmax(-1)).tolist(),
-                listed_items,
-                behaviors.tolist(),
-                listed_categories,
+                next_items,
+                next_categories,
                 rounded(goals.sigmoid()).tolist(),
-                heads.log_seconds[:, 0].double().clamp(max=30).expm1().clamp(min=0).round(decimals=6).tolist(),
+                map(tuple, seconds.tolist()),
                 rounded(churns.sigmoid()).tolist(),
-                unknown.tolist(),
-                strict=True,
+                ["no_known_items" if cold else None for cold in unknown.tolist()],
             )
-        ]
+        )
 
     def _hidden_in(self, ids: Tensor, items: Names) -> Tensor | None:
         """Which events of the windows are about something that is not to be listed, bool [B, L]; banned classes aside."""
@@ -196,7 +195,8 @@ def table(scoring: tuple[Tensor, Tensor], catalogue: Catalogue, counts: Sequence
 def ranking(scorer: Scorer, catalogue: Catalogue, counts: Sequence[int]) -> Ranking:
     """A catalogue of names by falling counts."""
     seen = torch.tensor([0, *counts], dtype=torch.float32, device=scorer.device)
-    return Ranking(scorer, seen / seen.sum().clamp(min=1), catalogue)
+    names = np.array([*catalogue.names, ""], object)
+    return Ranking(scorer, seen / seen.sum().clamp(min=1), catalogue, names)
 
 
 def choose(
@@ -279,18 +279,28 @@ def copies(copied: Copied) -> Tensor:
     return (copied.log_copy + copied.pointer[:, 0]).exp()
 
 
-def _named(chosen: Chosen, catalogue: Catalogue, strange: Names) -> list[list[tuple[str, float]]]:
-    """Identities as names; entries without probability are left out."""
-    names, first, rows = catalogue.names, catalogue.first, catalogue.rows
-    ids, listed = chosen.ids.tolist(), (chosen.probability > 0).tolist()
-    return [
-        [
-            (names[one - first] if one < rows else strange(window, one), probability)
-            for one, probability, is_listed in zip(*some, strict=True)
-            if is_listed
-        ]
-        for window, some in enumerate(zip(ids, rounded(chosen.probability.double()).tolist(), listed, strict=True))
-    ]
+def _named(chosen: Chosen, among: Ranking, strange: Names) -> list[str]:
+    """The names of all identities, window after window; those without probability are never looked at."""
+    first, rows = among.catalogue.first, among.catalogue.rows
+    ids = chosen.ids.numpy(force=True)  # [B, k]
+    names = among.names[np.where((ids >= first) & (ids < rows), ids - first, -1)]
+    for window, place in np.argwhere((ids >= rows) & (chosen.probability.numpy(force=True) > 0)).tolist():
+        names[window, place] = strange(window, int(ids[window, place]))
+    found: list[str] = names.ravel().tolist()
+    return found
+
+
+def _shares(chosen: Chosen) -> list[float]:
+    """The probabilities of all, window after window."""
+    found: list[float] = rounded(chosen.probability.double()).flatten().tolist()
+    return found
+
+
+def _cut(listed: list[Any], chosen: Chosen) -> list[list[Any]]:
+    """What is listed for each window: those with a probability, which come first."""
+    length = chosen.ids.shape[1]
+    counts = (chosen.probability > 0).sum(1).tolist()
+    return [listed[window * length : window * length + count] for window, count in enumerate(counts)]
 
 
 def rounded(probabilities: Tensor) -> Tensor:

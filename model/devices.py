@@ -10,7 +10,7 @@ import torch
 from model.artifact import ArtifactError
 from model.scorer import Precision
 
-ROWS, WIDTH, COLUMNS, RUNS = 64, 128, 16_384, 5
+ROWS, WIDTH, COLUMNS, RUNS = 64, 128, 16_384, 20
 FAILURES = (
     "CUDA error",
     "CUDA driver error",

@@ -1,7 +1,7 @@
 """The best classes of a catalogue for a query, and the log of its softmax's denominator, block by block.
 
 Two stages. The first goes through the whole catalogue in blocks, in the precision asked for, and keeps of each group of
-`GROUP` neighbouring classes the largest logit and the log of the sum of exp. The second computes the logits of the
+`GROUP` neighbouring classes the largest logit and its mass, the sum of exp relative to it. The second computes the logits of the
 groups with the largest maxima once more, in float32 from the original vectors: the list comes from those, and they
 replace their groups' share of the denominator, so that its largest terms are exact.
 
@@ -56,11 +56,20 @@ class Table(NamedTuple):
     offsets: Tensor  # float32 [R'] bias; -inf where a class is never listed
 
 
+class Exact(NamedTuple):
+    """A catalogue as the second stage reads it, float32."""
+
+    vectors: Tensor  # [R, D]
+    bias: Tensor  # [R]
+    allowed: Tensor  # [R] bias; -inf where a class is never listed
+    loose: Tensor  # int64: the last classes, of no whole group and always looked into
+
+
 class Kept(NamedTuple):
     """The groups with the largest maxima so far, [B, K] each."""
 
     best: Tensor
-    mass: Tensor  # log Σ exp
+    mass: Tensor  # Σ exp relative to the best
     groups: Tensor  # int64
 
 
@@ -87,46 +96,51 @@ class Scorer:
             raise ValueError(f"precision must be one of {', '.join(SLACK)}, got {precision}")
         if block < 2 * GROUP or block % (2 * GROUP):
             raise ValueError(f"block must be a multiple of {2 * GROUP}, got {block}")
-        self._vectors = vectors.detach().float().contiguous()
-        self._bias = bias.detach().float()
-        self._allowed = self._bias.clone()
-        self._allowed[0 if banned is None else F.pad(banned.long(), (1, 0))] = -torch.inf
-        self._banned = self._vectors[:0], self._bias[:0]
+        vectors, bias = vectors.detach().float().contiguous(), bias.detach().float()
+        allowed = bias.clone()
+        allowed[0 if banned is None else F.pad(banned.long(), (1, 0))] = -torch.inf
+        self._banned = vectors[:0], bias[:0]
         self._block = block
         self._slack = SLACK[precision] if slack is None else slack
         whole = len(bias) // (2 * GROUP) * (2 * GROUP)  # int8 products on GPUs want more than 16 rows
-        self._table = prepare(self._vectors[:whole], self._allowed[:whole], precision)
-        self._loose = torch.arange(whole, len(bias), device=bias.device)  # always looked into
+        self._table = prepare(vectors[:whole], allowed[:whole], precision)
+        self._exact = Exact(vectors, bias, allowed, torch.arange(whole, len(bias), device=bias.device))
         self._compiled = compiled
         self._reduce = compile_(reduce_fused) if compiled else reduce
         self._choose = compile_(choose) if compiled else choose
+        self._conclude = compile_(conclude) if compiled else conclude
+        self._rank = compile_(rank) if compiled else rank
         self._dot = compile_(dot) if compiled else dot
 
     @property
     def device(self) -> torch.device:
         """Where it is."""
-        return self._vectors.device
+        return self._exact.vectors.device
 
     @property
     def bytes(self) -> int:
         """Memory held, that of the shared vectors included."""
-        held = {each.data_ptr(): each.nbytes for each in (*self._table, self._loose) if each is not None}
-        held |= {each.data_ptr(): each.nbytes for each in (self._allowed, self._bias, self._vectors)}
+        held = {each.data_ptr(): each.nbytes for each in (*self._table, *self._exact) if each is not None}
         return sum(held.values())
 
     @torch.inference_mode()
     def logits(self, queries: Tensor, classes: Tensor) -> Tensor:
         """The float32 logits of given classes, banned or not, [B, C]; queries [B, D], classes [B, C]."""
-        if len(self._bias) <= SHORT:
-            return torch.addmm(self._bias, queries.float(), self._vectors.t()).gather(1, classes)
-        return self._exact(queries, classes) + self._bias[classes]
+        vectors, bias = self._exact.vectors, self._exact.bias
+        if len(bias) <= SHORT:
+            return torch.addmm(bias, queries.float(), vectors.t()).gather(1, classes)
+        step = self._rows_at_once(len(queries), classes.shape[1])
+        parts = range(0, max(1, len(queries)), step)
+        found = [self._dot(vectors, queries[at : at + step], classes[at : at + step]) for at in parts]
+        return torch.cat(found) + bias[classes]
 
     @torch.inference_mode()
     def ban(self, classes: Tensor) -> None:
         """From now on these classes [H] are neither listed nor counted, and those before are again."""
-        self._allowed.copy_(self._bias)
-        self._allowed[F.pad(classes.long(), (1, 0))] = -torch.inf
-        self._banned = self._vectors[classes], self._bias[classes]
+        vectors, bias, allowed, _ = self._exact
+        allowed.copy_(bias)  # the first stage reads the same memory
+        allowed[F.pad(classes.long(), (1, 0))] = -torch.inf
+        self._banned = vectors[classes], bias[classes]
 
     @torch.inference_mode()
     def banned_mass(self, queries: Tensor, without: Tensor | None = None) -> Tensor:
@@ -135,9 +149,8 @@ class Scorer:
         masses, step = [], max(1, BLOCK_CELLS // max(1, len(bias)))
         for begin in range(0, len(queries), step):
             part = slice(begin, begin + step)
-            logits = F.pad(
-                torch.addmm(bias, queries[part].float(), vectors.t()), (0, 1), value=-torch.inf
-            )  # [b, H + 1]
+            logits = torch.addmm(bias, queries[part].float(), vectors.t())  # [b, H]
+            logits = F.pad(logits, (0, 1), value=-torch.inf)
             if without is not None:
                 logits.scatter_(1, without[part], -torch.inf)
             masses.append(logits.logsumexp(1))
@@ -151,48 +164,37 @@ class Scorer:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        if len(self._bias) <= SHORT:
-            return self._top_of_few(queries.float(), k, hidden)
+        if len(self._exact.bias) <= SHORT:
+            return self._rank(self._exact, queries.float(), hidden, k)
         parts = [
             self._top(queries[begin : begin + QUERIES], k, None if hidden is None else hidden[begin : begin + QUERIES])
             for begin in range(0, max(1, len(queries)), QUERIES)
         ]
         return Ranked(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
-    def _top_of_few(self, queries: Tensor, k: int, hidden: Tensor | None) -> Ranked:
-        """In one product: less work than to choose groups."""
-        logits = torch.addmm(self._allowed, queries, self._vectors.t())  # [B, R]
-        logits[:, 0] = -torch.inf
-        nothing = (queries @ self._vectors[0]) + self._bias[0]  # [B]
-        if hidden is not None and hidden.shape[1]:
-            logits.scatter_(1, hidden, -torch.inf)
-        total = torch.logaddexp(logits.logsumexp(1), nothing)
-        best, where = first_k(logits, k)
-        doubt = (queries * 0).sum(1)  # NaN where a query is not finite, else 0
-        missing = (0, k - best.shape[1])
-        listed = F.pad(where.masked_fill(best == -torch.inf, 0), missing)
-        return Ranked(F.pad(best + doubt[:, None], missing, value=-torch.inf), listed, total + doubt)
-
     def _top(self, queries: Tensor, k: int, hidden: Tensor | None) -> Ranked:
         queries = queries.float()
         groups, rest = self._candidates(queries, k, hidden)
-        members = groups[:, :, None] * GROUP + torch.arange(GROUP, device=groups.device)  # [B, K, GROUP]
-        classes = torch.cat((members.flatten(1), self._loose.expand(len(queries), -1)), dim=1)  # [B, C] ascending
-        logits = self._exact(queries, classes) + self._allowed[classes]
-        if hidden is not None and hidden.shape[1]:
-            logits = logits.masked_fill(among(classes, hidden), -torch.inf)
-        nothing = (queries * self._vectors[0]).sum(1, keepdim=True) + self._bias[0]  # [B, 1]
-        total = torch.cat((rest, nothing, logits), dim=1).logsumexp(1)
-        best, where = first_k(logits, k)
-        listed = classes.gather(1, where).masked_fill(best == -torch.inf, 0)
-        doubt = (queries * 0).sum(1)  # NaN where a query is not finite, else 0
-        missing = (0, k - best.shape[1])
-        return Ranked(F.pad(best + doubt[:, None], missing, value=-torch.inf), F.pad(listed, missing), total + doubt)
+        step = self._rows_at_once(len(queries), groups.shape[1] * GROUP + len(self._exact.loose))
+        found = []
+        for begin in range(0, max(1, len(queries)), step):
+            part = slice(begin, begin + step)
+            some = None if hidden is None else hidden[part]
+            found.append(self._conclude(self._exact, queries[part], groups[part], rest[part], some, k))
+        return found[0] if len(found) == 1 else Ranked(*(torch.cat(each) for each in zip(*found, strict=True)))
+
+    def _rows_at_once(self, queries: int, classes: int) -> int:
+        """Of how many queries the vectors of so many classes are gathered: in a compiled loop they never exist."""
+        if self._compiled:
+            return max(1, queries)
+        room = min(CELLS, self._block * queries)
+        return max(1, room // max(1, classes * self._exact.vectors.shape[1]))
 
     def _candidates(self, queries: Tensor, k: int, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        """First stage: K groups that hold the k best, [B, K] ascending, and the log Σ exp of all others, [B, 1]."""
+        """First stage: K groups that hold the k best, [B, K], and the log Σ exp of all others, [B, 1]."""
         keep = min(k + self._slack, len(self._table.vectors) // GROUP)
-        padded = F.pad(queries, (0, 0, 0, -len(queries) % LANES))
+        alone = len(queries) == 1 and queries.device.type == "cpu"  # groups themselves fill the vector registers
+        padded = queries if alone else F.pad(queries, (0, 0, 0, -len(queries) % LANES))
         none = padded.new_empty(len(padded), 0)
         kept, rest = Kept(none, none, none.long()), padded.new_full((len(padded),), -torch.inf)
         pending: list[tuple[Tensor, Tensor]] = []
@@ -205,23 +207,23 @@ class Scorer:
             waiting += len(found[0])
         if pending:
             kept, rest = self._merge(kept, rest, pending, first, keep)
-        return kept.groups.sort(dim=1).values[: len(queries)], rest[: len(queries), None]
+        return kept.groups[: len(queries)], rest[: len(queries), None]
 
     def _merge(
         self, kept: Kept, rest: Tensor, pending: list[tuple[Tensor, Tensor]], first: int, keep: int
     ) -> tuple[Kept, Tensor]:
         """The `keep` best of those kept and those pending, from group `first` on; what is lost is added to the rest."""
         groups = sum(len(each) for each, _ in pending)
-        filling = rest.new_full((-groups % SQUARE, len(rest)), -torch.inf)
-        best, mass = (torch.cat((*each, filling)) for each in zip(*pending, strict=True))  # [G, B]
+        filling = rest.new_full((-groups % SQUARE, len(rest)), -torch.inf), rest.new_zeros(-groups % SQUARE, len(rest))
+        best, mass = (torch.cat(each) for each in zip(*pending, filling, strict=True))  # [G, B]
         values, masses, where, lost = self._choose(best, mass, min(keep, groups))
         rest = torch.logaddexp(rest, lost)
         found = Kept(values, masses, where + first)
         if not kept.best.shape[1]:
             return found, rest
         both = Kept(*[torch.cat(each, dim=1) for each in zip(kept, found, strict=True)])
-        values, where = first_k(both.best, keep)
-        lost = both.mass.scatter(1, where, -torch.inf).logsumexp(1)
+        values, where = first_k(both.best, keep, both.groups)
+        lost = log_sum(both.best, both.mass.scatter(1, where, 0), 1)
         chosen = Kept(values, both.mass.gather(1, where), both.groups.gather(1, where))
         return chosen, torch.logaddexp(rest, lost)
 
@@ -231,24 +233,55 @@ class Scorer:
         asked, steps = lay_out(queries, vectors.dtype)
         size = min(self._block, max(LEAST, BLOCK_CELLS // max(LANES, len(queries)) // (2 * GROUP) * (2 * GROUP)))
         kind = torch.int32 if vectors.dtype == torch.int8 else vectors.dtype
-        scratch = asked.new_empty((min(size, len(vectors)) + 1, len(queries)), dtype=kind)  # the last row is for nobody
+        scratch = asked.new_empty((min(size, len(vectors)) + 2, len(queries)), dtype=kind)  # first and last for nobody
         multiply = torch._int_mm if kind == torch.int32 else torch.mm  # noqa: SLF001  # its only name
         for begin in range(0, len(vectors), size):
             part = slice(begin, begin + size)
-            scores = scratch[: len(vectors[part])]
+            scores = scratch[1 : len(vectors[part]) + 1]
             multiply(vectors[part], asked, out=scores)
             if hidden is not None:
-                hide(scratch, hidden.t() - begin, len(scores))
+                hide(scratch, hidden.t() - (begin - 1), len(scores))
             yield self._reduce(scores, offsets[part], None if scales is None else scales[part], steps)
 
-    def _exact(self, queries: Tensor, classes: Tensor) -> Tensor:
-        """Float32 products without bias, [B, C]; the same for a class and a query whatever stands beside them."""
-        if self._compiled:
-            return self._dot(self._vectors, queries, classes)
-        room = min(CELLS, self._block * len(queries))
-        step = max(1, room // max(1, classes.shape[1] * queries.shape[1]))
-        parts = range(0, max(1, len(queries)), step)
-        return torch.cat([dot(self._vectors, queries[at : at + step], classes[at : at + step]) for at in parts])
+
+def rank(exact: Exact, queries: Tensor, hidden: Tensor | None, k: int) -> Ranked:
+    """All of a short catalogue in one product, which is less work than to choose groups."""
+    logits = torch.addmm(exact.allowed, queries, exact.vectors.t())  # [B, R]
+    logits[:, 0] = -torch.inf
+    if hidden is not None:
+        logits = logits.scatter(1, hidden, -torch.inf)
+    best, where = first_k(logits, k)
+    return ranked(best, where, logits.logsumexp(1, keepdim=True), exact, queries, k)
+
+
+def conclude(exact: Exact, queries: Tensor, groups: Tensor, rest: Tensor, hidden: Tensor | None, k: int) -> Ranked:
+    """The second stage: what is listed of groups [B, K], and the total with the log Σ exp of all others [B, 1]."""
+    members = groups[:, :, None] * GROUP + torch.arange(GROUP, device=groups.device)  # [B, K, GROUP]
+    classes = torch.cat((members.flatten(1), exact.loose.expand(len(queries), -1)), dim=1)  # [B, C]
+    logits = dot(exact.vectors, queries, classes) + exact.allowed[classes]
+    if hidden is not None:
+        at = places(hidden, groups, len(exact.bias) - len(exact.loose))
+        logits = F.pad(logits, (1, 0)).scatter(1, at, -torch.inf)[:, 1:]
+    best, where = first_k(logits, k, classes)
+    return ranked(best, classes.gather(1, where), torch.cat((rest, logits), dim=1), exact, queries, k)
+
+
+def ranked(best: Tensor, classes: Tensor, logits: Tensor, exact: Exact, queries: Tensor, k: int) -> Ranked:
+    """Lists [B, k or fewer] and what the total is made of, class 0 aside [B, any], as an answer."""
+    nothing = (queries * exact.vectors[0]).sum(1, keepdim=True) + exact.bias[0]  # [B, 1]
+    total = torch.cat((logits, nothing), dim=1).logsumexp(1)
+    doubt = (queries * 0).sum(1)  # NaN where a query is not finite, else 0
+    missing = (0, k - best.shape[1])
+    listed = F.pad(classes.masked_fill(best == -torch.inf, 0), missing)
+    return Ranked(F.pad(best + doubt[:, None], missing, value=-torch.inf), listed, total + doubt)
+
+
+def places(hidden: Tensor, groups: Tensor, whole: int) -> Tensor:
+    """Where hidden classes [B, H] stand among the members of groups [B, K] and the classes from `whole` on, from 1; 0: nowhere."""
+    steps = torch.arange(1, groups.shape[1] + 1, device=groups.device)
+    turn = ((hidden[:, :, None] // GROUP == groups[:, None]) * steps).sum(-1)  # [B, H] which group, from 1
+    inside = torch.where(turn > 0, (turn - 1) * GROUP + hidden % GROUP + 1, 0)
+    return torch.where(hidden >= whole, groups.shape[1] * GROUP + hidden - whole + 1, inside)
 
 
 def choose(best: Tensor, mass: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -257,18 +290,24 @@ def choose(best: Tensor, mass: Tensor, keep: int) -> tuple[Tensor, Tensor, Tenso
     best, mass [G, B], G a multiple of SQUARE; mass is overwritten. The best groups lie in the best squares.
     """
     squares = first_k(best.view(len(best) // SQUARE, SQUARE, best.shape[1]).amax(1).t(), keep)[1]  # [B, keep or fewer]
-    inside = squares.sort(dim=1).values[:, :, None] * SQUARE + torch.arange(SQUARE, device=best.device)
-    inside = inside.flatten(1)
-    values, where = first_k(best.gather(0, inside.t()).t(), keep)
+    inside = (squares[:, :, None] * SQUARE + torch.arange(SQUARE, device=best.device)).flatten(1)
+    values, where = first_k(best.gather(0, inside.t()).t(), keep, inside)
     where = inside.gather(1, where)
     chosen = mass.gather(0, where.t()).t()
-    return values, chosen, where, mass.scatter_(0, where.t(), -torch.inf).logsumexp(0)
+    return values, chosen, where, log_sum(best, mass.scatter_(0, where.t(), 0), 0)
+
+
+def log_sum(best: Tensor, mass: Tensor, dim: int) -> Tensor:
+    """Log Σ exp over groups of which each has a `mass` relative to its best."""
+    most = best.amax(dim, keepdim=True).clamp(min=LOWEST)
+    return ((best - most).exp() * mass).sum(dim).log() + most.squeeze(dim)
 
 
 def compile_(function: Callable[P, R]) -> Callable[P, R]:
     """One loop for all shapes; nothing between is written to memory, however often it is read."""
     limits = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
-    return compile_program(function, dynamic=True, options=limits)
+    fused = {"cpp.enable_floating_point_contract_flag": "fast"}  # a product and a sum as one instruction
+    return compile_program(function, dynamic=True, options=limits | fused)
 
 
 def prepare(vectors: Tensor, offsets: Tensor, precision: Precision) -> Table:
@@ -300,13 +339,16 @@ def lay_out(queries: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor | None]:
 
 
 def hide(scores: Tensor, at: Tensor, rows: int) -> None:
-    """Blots out each query's hidden classes `at` [H, B] where they are among the first `rows` of scores [> rows, B']."""
+    """Blots out each query's hidden classes `at` [H, B] where they are among rows 1 … `rows` of scores [≥ rows + 2, B'].
+
+    What lies before or behind lands in the rows around them.
+    """
     nothing = HIDDEN if scores.dtype == torch.int32 else -torch.inf
-    scores.scatter_(0, torch.where((at >= 0) & (at < rows), at, rows), nothing)
+    scores.scatter_(0, at.clamp_(0, rows + 1), nothing)
 
 
 def reduce(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Maximum and log Σ exp of each group's logits, two of [n / GROUP, B]; scores [n, B], offsets and scales [n], steps [B].
+    """Each group's largest logit and Σ exp relative to it, [n / GROUP, B]; scores [n, B], offsets and scales [n], steps [B].
 
     Scores are overwritten where they are float32 already.
     """
@@ -315,27 +357,26 @@ def reduce(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor
         logits.mul_(scales[:, None]).mul_(steps).masked_fill_(scores == HIDDEN, -torch.inf)
     grouped = logits.add_(offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
     best = grouped.amax(1)
-    mass = grouped.sub_(best.clamp(min=LOWEST)[:, None]).exp_().sum(1)
-    return best, mass.log_().add_(best)
+    return best, grouped.sub_(best.clamp(min=LOWEST)[:, None]).exp_().sum(1)
 
 
 def reduce_fused(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
     """The same for a compiler, which makes one loop of it; nothing is overwritten."""
     logits = scores.float()
     if scales is not None and steps is not None:
-        logits = torch.where(scores == HIDDEN, -torch.inf, logits * scales[:, None] * steps)
+        logits = torch.where(scores == HIDDEN, -torch.inf, logits * (scales[:, None] * steps))
     grouped = (logits + offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
     best = grouped.amax(1)
-    return best, best + exp_of_negative(grouped - best.clamp(min=LOWEST)[:, None]).sum(1).log()
+    return best, exp_of_negative(grouped - best.clamp(min=LOWEST)[:, None]).sum(1)
 
 
 def exp_of_negative(x: Tensor) -> Tensor:
-    """exp(x) for x ≤ 0 to within 7e-6 (absolute), by products alone: a cubic of x / 32, squared five times.
+    """exp(x) for x ≤ 0 to within 7e-6 (absolute), by products alone: the cubic of x / 32, squared five times.
 
     Below −16 it stays at 1e-7, which is little beside the 1 that each group's maximum adds.
     """
-    y = x.clamp(min=-16.0) * (1 / 32)
-    power = ((y * (1 / 6) + 0.5) * y + 1.0) * y + 1.0
+    x = x.clamp(min=-16.0)
+    power = ((x * (1 / (6 * 32**3)) + 1 / (2 * 32**2)) * x + 1 / 32) * x + 1.0
     for _ in range(5):
         power = power * power
     return power
@@ -344,10 +385,3 @@ def exp_of_negative(x: Tensor) -> Tensor:
 def dot(vectors: Tensor, queries: Tensor, classes: Tensor) -> Tensor:
     """Products of queries [B, D] with the vectors [R, D] of classes [B, C], [B, C]."""
     return (vectors[classes] * queries[:, None]).sum(-1)
-
-
-def among(classes: Tensor, listed: Tensor) -> Tensor:
-    """Which of each row's classes [B, C] are in the row's list [B, H], H > 0, [B, C]."""
-    listed = listed.sort(dim=1).values
-    at = torch.searchsorted(listed, classes).clamp(max=listed.shape[1] - 1)
-    return listed.gather(1, at) == classes
