@@ -7,6 +7,7 @@ from itertools import cycle, islice
 from random import Random
 
 from model.forecast import Category, Forecast, Item
+from model.hiding import Hidden
 from model.window import Window, WindowRule
 
 BEHAVIORS = ("view", "add_to_cart", "favorite", "purchase")
@@ -19,6 +20,7 @@ class ConstantPredictor:
     version = "c0457a4700000000"  # as long as a real one
     device = "cpu"
     behaviors: Sequence[str] = BEHAVIORS
+    hidden = Hidden()
 
     def __init__(self, window: WindowRule, forecasts: int = 1) -> None:
         self.window = window
@@ -27,6 +29,10 @@ class ConstantPredictor:
     def predict(self, windows: Sequence[Window]) -> list[Forecast]:
         """One forecast per window."""
         return list(islice(self._forecasts, len(windows)))
+
+    def hide(self, hidden: Hidden) -> int:
+        """Nothing is asked to be hidden from it."""
+        return len(hidden.banned)
 
 
 def full_forecast(seed: int = 0) -> Forecast:
