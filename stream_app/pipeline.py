@@ -7,7 +7,7 @@ messages go differs. Knows nothing of Faust, of torch or of clocks; a model is w
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, overload, runtime_checkable
@@ -19,11 +19,11 @@ from stream_app.dead_letters import dead_letter
 from stream_app.events import Erasure, Event, EventDecoder, Reason, Record, Rejected
 from stream_app.expiry import Expiry
 from stream_app.history import History, HistoryRule, Outcome
+from stream_app.history_cache import HistoryCache
 from stream_app.predictions import Forecast, Message, PredictionEncoder, prediction_id
 from stream_app.scoring import K, LiveScores
 
 FOLDED, REPEAT, TOO_LATE = Outcome.FOLDED, Outcome.REPEAT, Outcome.TOO_LATE  # looked up once
-UNKNOWN = History(-1)  # stands for "not remembered"
 new = tuple.__new__  # makes a named tuple at half the cost of calling it
 
 
@@ -155,51 +155,6 @@ class Outputs:
         self.dead_letters.extend(other.dead_letters)
         self.states.extend(other.states)
         self.fallbacks.update(other.fallbacks)
-
-
-class HistoryCache:
-    """Decoded histories in front of a table of bytes.
-
-    `load` reads the table. What a batch in flight has changed is never dropped: `trim` keeps the `capacity` users
-    touched last, so `capacity` must exceed the users of the batches in flight.
-    """
-
-    def __init__(self, load: Callable[[bytes], bytes | None], capacity: int = 100_000) -> None:
-        self._load = load
-        self._capacity = capacity
-        self._users: OrderedDict[str, History | None] = OrderedDict()
-
-    def get(self, user_id: str, partition: int) -> History:
-        """The history of a user as read from `partition`; an empty one if there is none."""
-        found = self._users.get(user_id, UNKNOWN)
-        if found is UNKNOWN:
-            stored = self._load(user_id.encode())
-            found = None if stored is None else histories.decode(stored)
-        if found is None:
-            return new(History, (partition, -1, 0, b"", b"", b"", b"", b"", b""))
-        return found if found.partition == partition else histories.on_partition(found, partition)
-
-    def peek(self, user_id: str) -> History | None:
-        """The history of a user as it is, None if there is none; not remembered."""
-        try:
-            return self._users[user_id]
-        except KeyError:
-            stored = self._load(user_id.encode())
-            return None if stored is None else histories.decode(stored)
-
-    def put(self, user_id: str, history: History | None) -> None:
-        """Remember a user's history, None for one who has none any more."""
-        self._users[user_id] = history
-        self._users.move_to_end(user_id)
-
-    def trim(self) -> None:
-        """Drop the users untouched for longest beyond the capacity."""
-        while len(self._users) > self._capacity:
-            self._users.popitem(last=False)
-
-    def clear(self) -> None:
-        """Forget everything: the table is no longer ours alone."""
-        self._users.clear()
 
 
 class Pipeline:

@@ -17,7 +17,8 @@ from stream_app.behaviors import Behaviors
 from stream_app.events import EventDecoder
 from stream_app.expiry import Expiry, Users, idle_limit_ms
 from stream_app.history import HistoryRule
-from stream_app.pipeline import HistoryCache, Pipeline, Predictor
+from stream_app.history_cache import HistoryCache
+from stream_app.pipeline import Pipeline, Predictor
 from stream_app.settings import Settings
 
 MOST_POINTER_BYTES = 4096

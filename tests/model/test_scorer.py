@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.scorer import GROUP, Scorer
+from model.scorer import GROUP, SHORT, Scorer
 
 PRECISIONS = ["float32", "bfloat16", "int8"]
 
@@ -195,9 +195,11 @@ def test_the_vectors_are_shared_not_copied():
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
-def test_compiled_says_the_same(precision):
-    vectors, bias, queries = learned(3000, 20)
+@pytest.mark.parametrize(
+    ("precision", "classes"), [("bfloat16", 3000), ("bfloat16", SHORT + 1000), ("int8", SHORT + 1000)]
+)
+def test_compiled_says_the_same(precision, classes):
+    vectors, bias, queries = learned(classes, 20)
     hidden = torch.arange(1, 21)[:, None].repeat(1, 2)
     fast, slow = (Scorer(vectors, bias, precision=precision, compiled=compiled) for compiled in (True, False))
     for seen in (None, hidden):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from model.window import WindowRule
 from stream_app import history as histories
-from stream_app.agent import Prepared
+from stream_app.chunk_states import Prepared
 from stream_app.events import Erasure, Event
 from stream_app.expiry import SWEEPS, Expiry, idle_limit_ms, most_expired, most_kept
 from stream_app.history import History, HistoryRule

@@ -18,11 +18,12 @@ from model.forecast import Forecast, Item
 from model.window import Step, Steps, Window, WindowRule
 from stream_app import behaviors, predictions
 from stream_app import history as histories
-from stream_app.agent import Prepared
+from stream_app.chunk_states import Prepared
 from stream_app.events import Event, EventDecoder, Reason, Rejected
 from stream_app.history import NO_ID, Entry, History, HistoryRule, Outcome
+from stream_app.history_cache import HistoryCache
 from stream_app.intake import Chunk, ChunkLimits, chunks
-from stream_app.pipeline import Batch, EngineFailed, HistoryCache, Outputs, Pipeline, Request, Windows, _repeat_rank
+from stream_app.pipeline import Batch, EngineFailed, Outputs, Pipeline, Request, Windows, _repeat_rank
 from stream_app.predictions import Message, Prediction
 from stream_app.scoring import K
 from tests.artefacts import untrained
@@ -870,31 +871,6 @@ def _of_many_users(record: FakeRecord) -> FakeRecord:
     user = f"u{record.offset % 30}"
     fields = {**msgspec.json.decode(record.value), "user_id": user}
     return record._replace(key=user.encode(), value=msgspec.json.encode(fields))
-
-
-def test_the_cache_drops_who_was_untouched_for_longest() -> None:
-    loads: list[bytes] = []
-
-    def load(user: bytes) -> None:
-        loads.append(user)
-
-    cache = HistoryCache(load, capacity=2)
-    for user in "abca":
-        cache.put(user, History(0))
-    cache.trim()
-    assert [cache.get(user, 0) for user in "cab"] == [History(0)] * 3
-    assert loads == [b"b"]
-    cache.clear()
-    cache.get("c", 0)
-    assert loads == [b"b", b"c"]
-
-
-def test_the_cache_remembers_that_a_user_was_erased() -> None:
-    stored = histories.encode(histories.fold(History(0), Event("u", "view", 0, "i"), 0, RULE, 0)[0])
-    cache = HistoryCache(lambda _: stored)
-    assert len(cache.get("u", 0).entries) == 1
-    cache.put("u", None)
-    assert cache.get("u", 0) == History(0)
 
 
 @pytest.mark.parametrize(
