@@ -8,6 +8,7 @@ from benchmarks.quality.rows import PUBLISHED, ROWS, Row
 
 FOUND = {
     "metrics": {"ndcg@10": [0.1234, 0.12, 0.1268], "hr@10": [0.3, 0.29, 0.31]},
+    "against_best": {"ndcg@10": {"baseline": "markov", "value": 0.0234, "interval": [0.01, 0.03], "verdict": "ahead"}},
     "epochs": 3,
     "cpu_seconds": 600.0,
     "protocol": "one of many",
@@ -38,6 +39,7 @@ def test_a_row_leaves_its_figures_with_all_they_depend_on_and_a_page(fake, tmp_p
     assert {"python", "torch", "transformers"} <= found["versions"].keys()
     page = (tmp_path / "README.md").read_text()
     assert "| `ml-1m` | **.1234** [.1200, .1268] | **.3000** [.2900, .3100] | 3 | 10 | 7 |" in page
+    assert "| its best baseline | .1000 markov (ahead) |  | | | |" in page  # .1234 - .0234
     assert "Protocol: one of many." in page
 
 
