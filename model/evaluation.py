@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import polars as pl
+import torch
 
 from model.calibration import Effect
 from model.contenders import Forecasts, ask, questions
@@ -30,6 +31,7 @@ from model.reliability import Bin, effects, reliability
 from model.sequences import sequences
 from model.slices import Slice, slices
 from model.splits import Split, by_share
+from model.threads import half_the_cores, threads
 
 __all__ = ["Evaluation", "EvaluationError", "evaluate", "mark"]
 
@@ -106,7 +108,9 @@ def evaluate(
     engine = engine_or_dir if isinstance(engine_or_dir, Engine) else Engine.load(engine_or_dir, device=device)
     data = sequences(frame)
     exam = set_exam(engine, data, choose(data) if choose else by_share(data, split))
-    return mark(engine, exam, ask(engine, exam, max(k), progress), k=k, protocol=protocol)
+    with threads(min(half_the_cores(), torch.get_num_threads())):
+        forecasts = ask(engine, exam, max(k), progress)
+    return mark(engine, exam, forecasts, k=k, protocol=protocol)
 
 
 def mark(

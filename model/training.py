@@ -9,10 +9,8 @@ goes on where it was.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from model.saves import Saves
 from model.sequences import FrameError, Sequences, sequences, usable
 from model.splits import leave_one_out
 from model.targets import Horizons
+from model.threads import half_the_cores, threads
 from model.vocabulary import VocabularyError
 from model.warm_start import WarmStartError, older_model, seen, transplant
 
@@ -76,12 +75,12 @@ def train(
     """
     begun = time.monotonic()
     order = Order(behaviors=behaviors, goal=goal, **options)
-    threads = order.threads or max(1, (os.cpu_count() or 1) // 2 // order.group.size)
+    count = order.threads or max(1, half_the_cores() // order.group.size)
     callback = Callbacks(callbacks if order.group.leads else ())
     try:
         artifact.check_place(Path(out))
         frame, cleaned = _cleaned(_training_part(usable(frame).sort("timestamp", maintain_order=True), order), order)
-        with torch.random.fork_rng(devices=[]), _threads(threads):
+        with torch.random.fork_rng(devices=[]), threads(count):
             manifest = _train(frame, order, cleaned, Path(out), callback, begun)
     except BaseException as error:
         callback.on_error()
@@ -115,17 +114,6 @@ def _cleaned(frame: pl.DataFrame, order: Order) -> tuple[pl.DataFrame, CleaningR
     if kept.is_empty():
         raise TrainingError(f"cleaning leaves nothing ({report.line()}); loosen its rules or switch it off")
     return kept, report
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """With this many threads for torch, as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _train(

@@ -1,9 +1,11 @@
 import json
 import math
+import os
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from model import measures
 from model.evaluation import EvaluationError, evaluate
@@ -116,6 +118,19 @@ def test_progress_ends_at_its_total(engine, log):
     seen = []
     evaluate(engine, log, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1]
+
+
+def test_it_takes_half_of_the_cores_and_gives_them_back(engine, log, monkeypatch):
+    before, asked, predict = torch.get_num_threads(), set(), engine.predict
+
+    def noted(windows, top_k):
+        asked.add(torch.get_num_threads())
+        return predict(windows, top_k)
+
+    monkeypatch.setattr(engine, "predict", noted)
+    evaluate(engine, log)
+    assert asked == {min(before, max(1, os.cpu_count() // 2))}
+    assert torch.get_num_threads() == before
 
 
 def test_nothing_is_cleaned_away_before_it_is_asked(engine, log):

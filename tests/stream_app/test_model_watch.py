@@ -146,7 +146,9 @@ async def test_the_old_model_is_gone_at_once(place: Path, old: str) -> None:
     for seed in range(1, 4):
         engine = watched.pipeline._predictor
         assert isinstance(engine, Engine)
-        gone += map(weakref.ref, (engine, engine._model, engine._answers._items.scorer._exact.vectors, engine.vocabulary))
+        gone += map(
+            weakref.ref, (engine, engine._model, engine._answers._items.scorer._exact.vectors, engine.vocabulary)
+        )
         del engine
         published(place, untrained(seed))
         await watched.watch.check()

@@ -1,0 +1,25 @@
+"""How many threads torch computes with. Small matrices gain little from a second one, and lose tenfold where it waits for a busy core."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def half_the_cores() -> int:
+    """What a command takes that nobody told otherwise."""
+    return max(1, (os.cpu_count() or 1) // 2)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """With this many threads for torch, as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
