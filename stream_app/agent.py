@@ -23,9 +23,10 @@ from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from time import monotonic
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import faust
 from faust.types import TP, EventT, StreamT
@@ -48,6 +49,9 @@ NO_HEADERS: list[Header] = []
 AT_A_STRETCH = 256  # events that are concluded before others have their turn, about 3 ms of work
 RESTORED = 16  # users whose states are computed together in idle time: so long a chunk may have to wait
 MOVING_S = 0.1  # how often somebody who waits for the device looks whether partitions move
+
+
+Result = TypeVar("Result")
 
 
 class CommitFailed(Exception):
@@ -184,7 +188,9 @@ class PredictionAgent:
                     if not (pasts := self._pipeline.cold(RESTORED)):
                         self._swapped.clear()
                         continue
-                    await asyncio.get_running_loop().run_in_executor(self._device, self._pipeline.restore, pasts)
+                    await self._on_device(partial(self._pipeline.restore, pasts), len(pasts), lambda: None)
+                except DeviceHangs:
+                    raise
                 except Exception as error:  # noqa: BLE001  # whoever's states are missing gets them with the next event
                     self._swapped.clear()
                     log.warning("states are not computed in idle time: %s", " ".join(str(error).split())[:200])
@@ -205,16 +211,24 @@ class PredictionAgent:
     ) -> Iterator[Forecast | Rejected]:
         """What the model says of all windows, in order. Raises DeviceHangs."""
         windows = self._pipeline.windows(chunk.batch for chunk in together)
-        answer = asyncio.get_running_loop().run_in_executor(self._device, self._pipeline.infer, windows)
+
+        def meanwhile() -> None:
+            if self._moving:  # a rebalance does not wait for the device
+                self._drop([*together, *waiting()])
+
+        return iter(await self._on_device(partial(self._pipeline.infer, windows), len(windows), meanwhile))
+
+    async def _on_device(self, work: Callable[[], Result], windows: int, meanwhile: Callable[[], None]) -> Result:
+        """What `work` gives on the device thread; `meanwhile` is called now and then until it does. Raises DeviceHangs."""
+        answer = asyncio.get_running_loop().run_in_executor(self._device, work)
         deadline = monotonic() + self._settings.device_timeout_s
         while not answer.done():
             await asyncio.wait({answer}, timeout=MOVING_S)
             if monotonic() > deadline and not answer.done():
                 within = f"{self._settings.device_timeout_s:g} s"
-                raise DeviceHangs(f"the device has not answered {len(windows)} windows within {within}")
-            if self._moving:  # a rebalance does not wait for the device
-                self._drop([*together, *waiting()])
-        return iter(answer.result())
+                raise DeviceHangs(f"the device has not answered {windows} windows within {within}")
+            meanwhile()
+        return answer.result()
 
     async def _conclude(self, batch: Batch, forecasts: Iterator[Forecast | Rejected]) -> Outputs:
         """The outputs of a chunk, whose forecasts come next."""

@@ -943,6 +943,21 @@ async def test_in_idle_time_users_of_the_old_model_are_restored_a_few_at_a_time(
     assert max(map(len, new.restored)) == RESTORED
 
 
+async def test_a_device_that_hangs_in_idle_time_ends_the_agent_too() -> None:
+    settings = Settings(partitions=1, chunks_prepared=1, device_timeout_s=0.2)
+    old, new = Remembering(1, ["u0"]), Remembering(2)
+    new.may_restore.clear()
+    async with on_stage(pipeline(predictor=old), settings) as stage:
+        await stage.hand_over(event_record("u0", 0))
+        await stage.until(lambda: old.calls)
+        await stage.deliver_all()
+        await stage.agent.swap(new)
+        error = await stage.failure()
+        new.may_restore.set()
+    assert isinstance(error, DeviceHangs)
+    assert str(error) == "the device has not answered 1 windows within 0.2 s"
+
+
 async def test_states_that_cannot_be_restored_stop_nothing(caplog: pytest.LogCaptureFixture) -> None:
     new = Remembering(2)
     async with on_stage(pipeline(predictor=Remembering(1, ["boom"] * 2 + ["u"]))) as stage:
