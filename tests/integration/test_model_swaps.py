@@ -151,3 +151,40 @@ def test_three_swaps_and_a_bad_model_under_load(kafka: KafkaServer, names: Names
     (refusal,) = [line for line in log.splitlines() if "model refused" in line]
     assert f"{versions[1]} stays at work" in refusal
     assert f"model {bad} has another window rule" in refusal
+
+
+def test_banned_items_are_never_listed_and_the_list_is_read_again(
+    kafka: KafkaServer, names: Names, tmp_path: Path
+) -> None:
+    place, banned = tmp_path / "model", tmp_path / "banned"
+    published(place, untrained(0))
+    banned.write_text("i1\n")
+    settings = {**deployed(kafka, names, place), "model_check_s": "0.2", "device": "cpu", "banned_items": str(banned)}
+    with (
+        WorkerProcess(tmp_path / "worker.log", **settings) as worker,
+        Stream(kafka.bootstrap, names.events) as stream,
+    ):
+        before = stream.go_on()
+        banned.write_text("i2\ni3\n")
+        wait_for(lambda: "2 banned items, 0 of them unknown" in worker.log())
+        changed = stream.go_on(events=0)
+        stream.go_on()
+        version = published(place, untrained(1))
+        wait_for(lambda: shows(worker, at_work(version), swaps("swapped", 1)))
+        stream.go_on()
+        stream.end()
+        wait_for_answers(kafka.bootstrap, names, at_least=stream.sent)
+        assert worker.stop() == 0
+
+    found = asyncio.run(checker.read(kafka.bootstrap, names))
+    assert checker.violations(found, RULE) == []
+    listed: dict[bool, set[str]] = {False: set(), True: set()}  # before and after the list was another
+    for record in found.predictions:
+        answer = json.loads(record.value)
+        number = int(answer["event_id"])
+        if number < before or number >= changed + TOGETHER:
+            listed[number >= before] |= {item["item_id"] for item in answer["next_items"]}
+    assert {"i2", "i3"} <= listed[False], "else it proves nothing"
+    assert "i1" not in listed[False]
+    assert "i1" in listed[True]
+    assert not {"i2", "i3"} & listed[True]

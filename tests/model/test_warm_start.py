@@ -5,6 +5,7 @@ import torch
 from model import artifact
 from model.artifact import read_manifest
 from model.material import default_horizons, prepare
+from model.order import Order
 from model.recipe import SPARSE
 from model.sequences import sequences
 from model.training import TrainingError, train
@@ -80,6 +81,9 @@ def test_a_training_goes_on_from_a_model_and_says_so(old, frame, tmp_path):
     assert result.events == 240
     again = train(frame, BEHAVIORS, "purchase", tmp_path / "n", train_until=0.8, warm=WarmStart(old), **ORDER)
     assert again.version == result.version
+    before, after = (artifact.load(place).model.blocks[0].query.weight for place in (old, tmp_path / "m"))
+    assert not torch.equal(before, after), "it has learned"
+    assert (after - before).norm() < before.norm(), "and is what it was"
 
 
 def test_only_what_is_new_and_a_share_of_the_rest_is_learned():
@@ -111,4 +115,11 @@ def test_what_cannot_be_gone_on_from_is_one_line(old, frame, tmp_path):
         with pytest.raises(TrainingError, match=said) as caught:
             train(frame, BEHAVIORS, "purchase", tmp_path / "m", **{"warm": WarmStart(old), **ORDER, **options})
         assert "\n" not in str(caught.value)
-    assert RATE < 1
+
+
+def test_it_goes_on_at_a_part_of_the_recipes_rate(old, tmp_path):
+    material = make_learner().material
+    options = {"behaviors": BEHAVIORS, "goal": "purchase", "device": "cpu"}
+    anew, on = (Order(**options, warm=warm).with_recipe(material).recipe for warm in (None, WarmStart(old, 0.1)))
+    assert (on.learning_rate, on.replay) == (RATE * anew.learning_rate, 0.1)
+    assert 0 < RATE < 1

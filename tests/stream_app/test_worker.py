@@ -12,6 +12,7 @@ from faust.types import TP
 from prometheus_client import generate_latest
 
 from model.engine import Engine
+from model.hiding import Hidden
 from model.slots import Kept
 from stream_app import web
 from stream_app.agent import PredictionAgent
@@ -104,7 +105,7 @@ def test_an_address_that_is_no_host_is_one_line_too() -> None:
 
 
 async def test_a_list_of_banned_items_goes_from_model_to_model(
-    worker: Worker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    worker: Worker, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", "nextmove")
     worker._settings = Settings(banned_items=tmp_path / "banned")
@@ -114,5 +115,13 @@ async def test_a_list_of_banned_items_goes_from_model_to_model(
     worker.ban(frozenset({"i0", "elsewhere"}))
     assert first.hidden.banned == {"i0", "elsewhere"}
     assert "2 banned items, 1 of them unknown to the model" in caplog.text
+    hidden_as_it_began = []
+
+    async def swap(engine: Engine) -> None:
+        hidden_as_it_began.append(engine.hidden.banned)
+        worker.ban(frozenset({"i1"}))  # while the one before is at work still
+
+    monkeypatch.setattr(worker.agent, "swap", swap)
     await worker._take(second)
-    assert second.hidden == first.hidden
+    assert hidden_as_it_began == [{"i0", "elsewhere"}]
+    assert second.hidden == first.hidden == Hidden(frozenset({"i1"}))
