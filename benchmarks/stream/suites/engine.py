@@ -27,6 +27,7 @@ from benchmarks.stream.trial import Trial, staged, wait_until_ready
 from model.artifact import publish
 
 USERS = 2_000
+CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's own
 STATES_MB = 1_024  # holds all users
 NETWORKS = {"plain": False, "copy": True}
 NAMING = Naming(item_id, category_id, BEHAVIORS)
@@ -37,8 +38,7 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
     setting = Setting()
     load = uniform(plan.sizes.engine_events, users=USERS)
     rows = []
-    with published(setting) as models, TemporaryDirectory(prefix="nextmove-compiled-") as compiled:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled  # programs inherit it
+    with published(setting) as models, compile_cache():
         settings = {"compile": "true", "states_mb": str(STATES_MB)}
         for broker in plan.brokers:
             contestants = {
@@ -58,6 +58,20 @@ def published(setting: Setting) -> Iterator[Mapping[str, Path]]:
         for name, copy in NETWORKS.items():
             publish(models[name], artifact(setting, copy=copy, naming=NAMING))
         yield models
+
+
+@contextmanager
+def compile_cache() -> Iterator[None]:
+    """An empty one for all programs that are started meanwhile: only the first of them compiles."""
+    before = os.environ.get(CACHE)
+    with TemporaryDirectory(prefix="nextmove-compiled-") as folder:
+        os.environ[CACHE] = folder  # programs inherit it
+        try:
+            yield
+        finally:
+            del os.environ[CACHE]
+            if before is not None:
+                os.environ[CACHE] = before
 
 
 def _attempt(broker: Broker, load: Load, setting: Setting, settings: Mapping[str, str]) -> Trial:
