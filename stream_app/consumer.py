@@ -9,7 +9,7 @@ the set becomes empty, which means *all* of them to aiokafka, those that are not
 The seek. It leaves a partition where it is if nothing is committed for it, and so behind what was thrown away.
 
 And asked whenever it can hold more, it would fetch a few records at a time, and every chunk of them has its turn on the
-device, its deliveries and its commit. Asked when its last chunks are on the device, it brings all that has come since: really
+device, its deliveries and its commit. Asked when its last chunks begin to be delivered, it brings all that has come since: really
 since, for aiokafka would fetch ahead, and keep until then what had come when it was asked the last time. So partitions are
 paused while nobody asks. And where little comes, it waits for the rest of an interval: a fetch costs as much with one
 record as with hundreds.
