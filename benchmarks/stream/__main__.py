@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     result = json.loads(options.json.read_text()) if options.merge or options.only_report else {}
     if not options.only_report:
-        result = {**result, **run(options)}
+        result = merged(result, run(options))
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     if options.report:
@@ -51,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for failure in rounds.failures:
         rounds.note(f"FAILED: {failure}")
     return 1 if rounds.failures else 0
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The new figures, and the old ones of suites that were not measured again, each with where and when it was taken."""
+    both = {name: {**old.get(name, {}), **new.get(name, {})} for name in ("taken", "loads")}
+    return {**old, **new, **both}
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -9,16 +9,18 @@ from pathlib import Path
 
 from benchmarks.stream.programs import ROOT
 from benchmarks.stream.rounds import note
+from model import artifact
+from model.artifact import ArtifactError
 
 CACHE = ROOT / "var" / "benchmarks"
 NEXTMOVE = (sys.executable, "-m", "stream_app.cli")
 
 
 def trained_model(log: Path | None, seconds: float) -> Path:
-    """The directory of a model of `log`, or of a simulated shop; trained for at most `seconds` if it is not there."""
+    """The directory of a model of `log`, or of a simulated shop; trained for at most `seconds` if it is not there, or unreadable."""
     name = log.name if log else "simulated"
     model = CACHE / f"model-{sha256(f'{name} {seconds:g}'.encode()).hexdigest()[:12]}"
-    if model.exists():
+    if is_readable(model):
         return model
     CACHE.mkdir(parents=True, exist_ok=True)
     if log is None:
@@ -27,6 +29,15 @@ def trained_model(log: Path | None, seconds: float) -> Path:
     note(f"Training a model of {name} for {seconds:.0f} s …")
     _nextmove("train", str(log), "--out", str(model), "--time-budget", str(seconds), "--quiet")
     return model
+
+
+def is_readable(model: Path) -> bool:
+    """Whether a model is there that this program reads; one that an older program left may be another's."""
+    try:
+        artifact.read_manifest(model)
+    except ArtifactError:
+        return False
+    return True
 
 
 def _nextmove(*arguments: str) -> None:

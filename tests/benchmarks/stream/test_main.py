@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.stream.__main__ import merged
+from benchmarks.stream.trained_model import is_readable
+from tests.artefacts import published, untrained
+
 EVENTS = 5_000
 PATHS = ["nextmove_constant", "stock_faust", "plain_loop"]
 FIGURES = {
@@ -49,3 +53,21 @@ def test_every_event_is_answered_and_figures_are_told(tmp_path: Path) -> None:
     assert rows["stock_faust"]["ratio_to_stock_faust"] == rows["plain_loop"]["ratio_to_plain_loop"] == 1
     report = (tmp_path / "README.md").read_text()
     assert all(f"| `{path}` |" in report for path in PATHS)
+
+
+def test_what_is_not_measured_again_keeps_its_figures_and_its_date() -> None:
+    old = {"users": [1], "codecs": [2], "taken": {"users": "then", "codecs": "then"}, "loads": {"real": "r"}}
+    new = {"codecs": [3], "taken": {"codecs": "now"}, "loads": {"skewed": "s"}, "failures": []}
+    assert merged(old, new) == {
+        "users": [1], "codecs": [3], "taken": {"users": "then", "codecs": "now"}, "loads": {"real": "r", "skewed": "s"},
+        "failures": [],
+    }  # fmt: skip
+
+
+def test_a_model_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    published(tmp_path / "m", untrained())
+    assert is_readable(tmp_path / "m")
+    manifest = tmp_path / "m" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"epochs": 0', '"epochs": 1'))
+    assert not is_readable(tmp_path / "m")
+    assert not is_readable(tmp_path / "nothing")
