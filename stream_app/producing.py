@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import suppress
 from time import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, ProducerClosed, RecordListTooLargeError
@@ -81,17 +82,26 @@ class Lane:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._renewing = asyncio.Lock()
-        self._entering: set[asyncio.Future[Any]] = set()
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._entering: dict[asyncio.Future[Any], AIOKafkaProducer] = {}
+        self._retiring: dict[asyncio.Task[None], AIOKafkaProducer] = {}
         self._producer: AIOKafkaProducer
+        self._stopped = False
 
     async def start(self) -> None:
         """Meet the broker. Raises KafkaError if that is not to be found."""
         self._producer = await self._started()
 
     async def stop(self) -> None:
-        """Once what it was given is delivered, or after `STOP_S`."""
-        await asyncio.gather(_stop(self._producer), *self._retiring)
+        """Once what it was given is delivered, or some `STOP_S` later; what has not entered by then gets ProducerClosed."""
+        self._stopped = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S), self._renewing:
+                if self._entering:
+                    await asyncio.wait(self._entering)
+        for entering in self._entering:
+            entering.cancel()
+        retiring = dict(self._retiring)
+        await asyncio.gather(_stop(self._producer), *(_stopped(task, producer) for task, producer in retiring.items()))
 
     async def deliver(self, topic: str, partition: int, messages: Sequence[Sendable]) -> list[int | None]:
         """As `Deliveries.deliver`."""
@@ -117,7 +127,7 @@ class Lane:
 
     async def _send(self, topic: str, partition: int, builder: BatchBuilder) -> int | None:
         """The offset of the batch's first message; None if the broker refuses it for its size."""
-        while True:
+        while not self._stopped:
             producer = self._producer
             try:
                 # An idempotent producer of aiokafka would try again for ever
@@ -134,15 +144,21 @@ class Lane:
                 continue  # renewed before it took the batch
             first: int = sent.offset
             return first
+        raise ProducerClosed
 
     async def _entered(
         self, producer: AIOKafkaProducer, builder: BatchBuilder, topic: str, partition: int
     ) -> Awaitable[RecordMetadata]:
         """The delivery of a batch once `producer` has taken it, which looks up the topic first."""
         entering = asyncio.ensure_future(producer.send_batch(builder, topic, partition=partition))
-        self._entering.add(entering)
-        entering.add_done_callback(self._entering.discard)
-        delivery: Awaitable[RecordMetadata] = await entering
+        self._entering[entering] = producer
+        entering.add_done_callback(self._entering.pop)
+        try:
+            delivery: Awaitable[RecordMetadata] = await entering
+        except asyncio.CancelledError:
+            if self._stopped and not cast(asyncio.Task[Any], asyncio.current_task()).cancelling():
+                raise ProducerClosed from None  # it was `stop` that gave it up, nobody wanted this task to end
+            raise
         return delivery
 
     def _pack(self, messages: Sequence[Sendable]) -> Iterator[Batch]:
@@ -166,16 +182,16 @@ class Lane:
         Several partitions may find out at once; others are in step, and go on with the old one until the new one stands.
         """
         async with self._renewing:
-            if not self._settings.idempotent or refused is not self._producer:
+            if not self._settings.idempotent or refused is not self._producer or self._stopped:
                 return
             self._producer = await self._started()
             retiring = asyncio.create_task(self._retire(refused))
-            self._retiring.add(retiring)
-            retiring.add_done_callback(self._retiring.discard)
+            self._retiring[retiring] = refused
+            retiring.add_done_callback(self._retiring.pop)
 
     async def _retire(self, refused: AIOKafkaProducer) -> None:
         """Stop it when all that goes to it has entered: a closed one would look up a topic for ever."""
-        if entering := set(self._entering):
+        if entering := [batch for batch, producer in self._entering.items() if producer is refused]:
             await asyncio.wait(entering)
         await _stop(refused, REQUEST_TIMEOUT_S)
 
@@ -226,7 +242,11 @@ def _append(builder: BatchBuilder, messages: Sequence[Sendable], now_ms: int) ->
 
 async def _stop(producer: AIOKafkaProducer, limit_s: float | None = None) -> None:
     """Once what it was given is delivered; where that takes too long it gives up, and sends nothing any more."""
-    stopping = asyncio.create_task(producer.stop())
+    await _stopped(asyncio.create_task(producer.stop()), producer, limit_s)
+
+
+async def _stopped(stopping: asyncio.Task[None], producer: AIOKafkaProducer, limit_s: float | None = None) -> None:
+    """Wait for the task that stops a producer, and see to it that it ends."""
     done, _ = await asyncio.wait({stopping}, timeout=STOP_S if limit_s is None else limit_s)
     if not done:
         sender = producer._sender.sender_task  # noqa: SLF001  # its `stop` has no limit

@@ -28,12 +28,19 @@ from tests.processes import free_port
 
 TOPIC = "deliveries"
 PARTITIONS = 3
+NOWHERE = "nowhere"  # a topic that no broker has
 
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[EmbeddedBroker]:
     with EmbeddedBroker({TOPIC: PARTITIONS}) as running:
         yield running
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producing, "REQUEST_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(producing, "STOP_S", 0.5)
 
 
 def deliveries(bootstrap: str, *, producers: int = 1, **options: Any) -> Deliveries:
@@ -218,6 +225,8 @@ class Refusing:
 
     async def send_batch(self, builder: Any, topic: str, *, partition: int) -> asyncio.Future[Any]:
         await asyncio.sleep(0.005)  # it may have to ask for the topic first
+        if topic == NOWHERE:
+            await asyncio.Event().wait()  # as aiokafka does, even when it is closed
         if self.closed:
             raise ProducerClosed
         answer = asyncio.get_running_loop().create_future()
@@ -281,6 +290,40 @@ async def test_a_closed_producer_is_an_error_and_not_tried_for_ever(broker: Embe
         await producer.deliver(TOPIC, 0, numbered(1))
     with pytest.raises(ProducerClosed):
         await asyncio.wait_for(producer.deliver(TOPIC, 0, numbered(1)), 5)
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+async def test_the_end_does_not_wait_for_a_batch_whose_topic_is_not_found(
+    monkeypatch: pytest.MonkeyPatch, renewed: bool
+) -> None:
+    monkeypatch.setattr(producing, "STOP_S", 0.5)
+    producer, log = by_hand(monkeypatch, 0, 0)
+    async with asyncio.timeout(30), producer:
+        lost = [asyncio.create_task(producer.deliver(NOWHERE, 0, numbered(1)))]
+        await asyncio.sleep(0.1)
+        if renewed:
+            lane = only_lane(producer)
+            await lane._renew(lane._producer)
+            lost.append(asyncio.create_task(producer.deliver(NOWHERE, 0, numbered(1))))
+            await asyncio.sleep(0.1)
+        start = time.monotonic()
+    assert time.monotonic() - start < 3 * producing.STOP_S
+    assert log.count("stopped") == log.count("new") == len(lost)
+    for task in lost:
+        with pytest.raises(ProducerClosed):
+            await task
+
+
+async def test_a_producer_that_is_being_renewed_at_the_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a delivery may have failed meanwhile, for another reason."""
+    producer, log = by_hand(monkeypatch, 1, 0)
+    async with producer:
+        refused = asyncio.create_task(producer.deliver(TOPIC, 0, numbered(2)))
+        while log.count("new") < 2:
+            await asyncio.sleep(0)
+    assert log == ["new", "new", "stopped", "stopped"]
+    with pytest.raises(ProducerClosed):
+        await refused
 
 
 # Several producers
@@ -362,12 +405,6 @@ async def test_where_the_start_is_given_up_those_that_had_started_are_stopped(mo
 
 
 # A broker that goes away
-
-
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(producing, "REQUEST_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(producing, "STOP_S", 0.5)
 
 
 @pytest.mark.usefixtures("short")
