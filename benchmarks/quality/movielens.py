@@ -65,6 +65,7 @@ def measure(
         "backbone": backbone,
         "preset": preset,
         "seed": seed,
+        "learning_rate": recipe.learning_rate,
         "window_events": rule.events,
         "epochs": epochs,
         "parameters": sum(weight.numel() for weight in learner.model.parameters()),
