@@ -22,10 +22,7 @@ class Row:
 
 ROWS = {
     "ml-1m": Row("ml-1m", movielens.measure),
-    **{
-        f"ml-1m-{peer}": Row("ml-1m", partial(movielens.measure, backbone=peer))
-        for peer in ("gru", "lstm", "gpt2")
-    },
+    **{f"ml-1m-{peer}": Row("ml-1m", partial(movielens.measure, backbone=peer)) for peer in ("gru", "lstm", "gpt2")},
     **{  # at the rate of the others these two learn nothing
         f"ml-1m-{peer}": Row(
             "ml-1m", partial(movielens.measure, backbone=peer, recipe=replace(DENSE, learning_rate=rate))
