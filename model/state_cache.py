@@ -238,7 +238,7 @@ class StateCache:
                 ids[unknown] = identities[local]
                 for row, number in zip(unknown.nonzero()[:, 0].tolist(), local.tolist(), strict=True):
                     self._strange[slots[row]][int(identities[number])] = names[number]
-        fill(self._model, self._pool, torch.tensor(slots, device=self.device), batch.to(self.device))
+        fill(self._model, self._pool, torch.tensor(slots, device=self.device), batch.to(self.device), self._plain.narrow)
 
     def _event(self, steps: Sequence[Step], slots: Sequence[int]) -> Event:
         names = self._vocabulary
