@@ -34,7 +34,7 @@ from model.scorer import Precision
 from model.slots import Kept
 from model.state_cache import Answered, StateCache
 from model.vocabulary import Vocabulary
-from model.window import Past, Step, Steps, Window, WindowRule
+from model.window import Past, Steps, Window, WindowRule
 
 log = logging.getLogger("nextmove")
 

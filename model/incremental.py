@@ -263,9 +263,7 @@ def features(again: Again, kind: int) -> Tensor:
     return torch.cat((torch.stack(known, dim=-1), sums[:, kind], sums[:, 1 - kind]), dim=-1)
 
 
-def fill(
-    model: NextMoveModel, pool: Pool, slots: Tensor, batch: Batch, narrow: torch.dtype | None = None
-) -> None:
+def fill(model: NextMoveModel, pool: Pool, slots: Tensor, batch: Batch, narrow: torch.dtype | None = None) -> None:
     """Puts the states of whole windows into the pool; slots [B], batch [B, L] with L ≤ W, `narrow` as in `Step`."""
     length = batch.item_ids.shape[1]
     relations = model.relate(batch) if model.config.copy else None

@@ -198,9 +198,7 @@ class StateCache:
                 for part in (*self._pool.keys_values, self._pool.pointed):
                     part[slot : slot + 1] = 0
 
-    def _placed(
-        self, numbers: Sequence[int], steps: Sequence[Step], window: Callable[[int], Window]
-    ) -> dict[int, int]:
+    def _placed(self, numbers: Sequence[int], steps: Sequence[Step], window: Callable[[int], Window]) -> dict[int, int]:
         """The slots of some of the steps, of distinct users, by number; they hold all events but the newest."""
         slots = {number: self._slots.find(steps[number]) for number in numbers}
         cold = [number for number, slot in slots.items() if slot is None]
@@ -238,7 +236,9 @@ class StateCache:
                 ids[unknown] = identities[local]
                 for row, number in zip(unknown.nonzero()[:, 0].tolist(), local.tolist(), strict=True):
                     self._strange[slots[row]][int(identities[number])] = names[number]
-        fill(self._model, self._pool, torch.tensor(slots, device=self.device), batch.to(self.device), self._plain.narrow)
+        fill(
+            self._model, self._pool, torch.tensor(slots, device=self.device), batch.to(self.device), self._plain.narrow
+        )
 
     def _event(self, steps: Sequence[Step], slots: Sequence[int]) -> Event:
         names = self._vocabulary

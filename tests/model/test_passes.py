@@ -1,6 +1,7 @@
 """Passes: everybody's steps in order, no user twice at once, and as few passes as there can be."""
 
 from collections import Counter
+from itertools import pairwise
 from math import ceil
 
 from hypothesis import given
@@ -12,9 +13,7 @@ from model.window import Step
 
 def steps_of(names: str) -> list[Step | None]:
     """A step for each letter, whose name is the user's; none for a dash."""
-    return [
-        None if name == "-" else Step(name, 0, -1, n, 0, 1, None, "view", None, 0) for n, name in enumerate(names)
-    ]
+    return [None if name == "-" else Step(name, 0, -1, n, 0, 1, None, "view", None, 0) for n, name in enumerate(names)]
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=60), st.integers(1, 9))
@@ -37,7 +36,7 @@ def test_whoever_has_most_left_goes_first() -> None:
 def test_spans_are_in_order_and_of_no_more_users_than_there_is_room_for(names: str, most: int) -> None:
     found = spans(steps_of(names), most)
     assert [position for some in found for position in some] == [n for n, name in enumerate(names) if name != "-"]
-    for some, following in zip(found, found[1:], strict=False):
+    for some, following in pairwise(found):
         users = {names[position] for position in some}
         assert len(users) == most
         assert names[following[0]] not in users
