@@ -120,8 +120,8 @@ class Answers:
             _shares(chosen),
             self._behaviors[behaviors.numpy(force=True)].flat,
         )
-        listed = [
-            Item(item_id=name, probability=p, behavior=with_it) for name, p, with_it in zip(*columns, strict=True)
+        listed: list[Item] = [  # twice as fast as by the type's name
+            {"item_id": name, "probability": p, "behavior": with_it} for name, p, with_it in zip(*columns, strict=True)
         ]
         next_items = _cut(listed, chosen)
         next_categories: list[list[Category]] = [[] for _ in next_items]
@@ -129,7 +129,8 @@ class Answers:
             chosen = choose(heads.categories, seen.category_ids, self._categories, None, k)
             numbers.append(chosen.probability)
             pairs = zip(_named(chosen, self._categories, categories), _shares(chosen), strict=True)
-            next_categories = _cut([Category(category=name, probability=p) for name, p in pairs], chosen)
+            found: list[Category] = [{"category": name, "probability": p} for name, p in pairs]
+            next_categories = _cut(found, chosen)
         if not torch.stack([each.sum() for each in numbers]).isfinite().all():
             raise NotFinite("the model answered with numbers that are not finite")
         seconds = heads.log_seconds[:, 0].double().clamp(max=30).expm1().clamp(min=0).round(decimals=6)

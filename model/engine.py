@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -30,11 +29,12 @@ from model.features import Batch, Columns, encode, pad
 from model.forecast import Forecast, difference
 from model.hiding import Hidden
 from model.network import NextMoveModel
+from model.passes import spans
 from model.scorer import Precision
 from model.slots import Kept
 from model.state_cache import Answered, StateCache
 from model.vocabulary import Vocabulary
-from model.window import Past, Step, Steps, Window, WindowRule
+from model.window import Past, Steps, Window, WindowRule
 
 log = logging.getLogger("nextmove")
 
@@ -248,32 +248,15 @@ class Engine:
         if None in steps:
             whole = [position for position, step in enumerate(steps) if step is None]
             answers.update(zip(whole, self._answer([windows[position] for position in whole], k), strict=True))
-        for some in groups(steps, states.room):
+        for some in spans(steps, states.room):
             chosen = [step for position in some if (step := steps[position]) is not None]
-            done = 0
             with closing(states.advance(chosen, picked(windows, some))) as parts:  # at once, if this raises
-                for part in parts:
+                for members, part in parts:
                     found = self._forecasts(part, k)
-                    answers.update(zip(some[done:], found, strict=False))
-                    done += len(found)
+                    answers.update(zip((some[number] for number in members), found, strict=True))
         return [answers[position] for position in range(len(windows))]
 
 
 def picked(windows: Sequence[Window] | Steps, some: Sequence[int]) -> Callable[[int], Window]:
     """The n-th window of some, cut when somebody looks at it."""
     return lambda number: windows[some[number]]
-
-
-def groups(steps: Sequence[Step | None], most: int) -> list[list[int]]:
-    """Positions of the steps, in groups of at most `most` distinct users; each user's in order, one group after the other."""
-    turns: Counter[str] = Counter()
-    waves: list[list[int]] = []
-    for position, step in enumerate(steps):
-        if step is None:
-            continue
-        turn = turns[step.user_id]
-        turns[step.user_id] += 1
-        if turn == len(waves):
-            waves.append([])
-        waves[turn].append(position)
-    return [wave[begin : begin + most] for wave in waves for begin in range(0, len(wave), most)]

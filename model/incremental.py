@@ -45,7 +45,7 @@ class Step(nn.Module):
         if again is not None and model.repeats is not None:
             x = x + model.repeats(again.repeated)
         pointed_at, keys_values, recurrent = x, [], pool.recurrent[event.slots]
-        with self.narrowed(x):
+        with narrowed(x, self.narrow):
             if isinstance(model.peer, Recurrent):
                 x, recurrent = go_on(model.peer, x, recurrent * (event.lengths > 0)[:, None, None])
             for block, kept in zip(model.blocks, pool.keys_values, strict=True):
@@ -59,7 +59,7 @@ class Step(nn.Module):
         states, pointed = (none, none, none), none
         if again is not None:
             states = (again.latest, again.counts, again.decayed)
-            with self.narrowed(x):
+            with narrowed(x, self.narrow):
                 pointed = torch.cat(
                     [part(pointed_at) for one in pointers(model) for part in (one.key, one.from_key)], -1
                 )
@@ -80,15 +80,16 @@ class Step(nn.Module):
         found = (heads, *view.ids, view.behavior_rows, view.session)
         return Stepped(*found, tuple(keys_values), recurrent, pointed, *states)
 
-    def narrowed(self, x: Tensor) -> torch.autocast:
-        """Products in the narrow type, where there is one."""
-        return torch.autocast(x.device.type, self.narrow, enabled=self.narrow is not None)
-
     def timed(self, event: Event, view: View) -> Tensor:
         """When the events are, and how long after the ones before, as vectors [B, D]."""
         edges = 1000 * 2 ** torch.arange(GAP_BUCKETS, device=view.gap_ms.device)  # ms
         gaps = torch.where(event.lengths == 0, GAP_BUCKETS + 1, torch.bucketize(view.gap_ms.clamp(min=0), edges))
         return self.model.gap(gaps) + self.model.hour(event.times_ms // HOUR_MS % 24)  # type: ignore[no-any-return]
+
+
+def narrowed(x: Tensor, narrow: torch.dtype | None) -> torch.autocast:
+    """Products in the narrow type, where there is one."""
+    return torch.autocast(x.device.type, narrow, enabled=narrow is not None)
 
 
 def named(model: NextMoveModel, event: Event) -> Tensor:
@@ -262,8 +263,8 @@ def features(again: Again, kind: int) -> Tensor:
     return torch.cat((torch.stack(known, dim=-1), sums[:, kind], sums[:, 1 - kind]), dim=-1)
 
 
-def fill(model: NextMoveModel, pool: Pool, slots: Tensor, batch: Batch) -> None:
-    """Puts the states of whole windows into the pool; slots [B], batch [B, L] with L ≤ W."""
+def fill(model: NextMoveModel, pool: Pool, slots: Tensor, batch: Batch, narrow: torch.dtype | None = None) -> None:
+    """Puts the states of whole windows into the pool; slots [B], batch [B, L] with L ≤ W, `narrow` as in `Step`."""
     length = batch.item_ids.shape[1]
     relations = model.relate(batch) if model.config.copy else None
     x = model.embed(batch, relations, None)  # [B, L, D]
@@ -273,10 +274,11 @@ def fill(model: NextMoveModel, pool: Pool, slots: Tensor, batch: Batch) -> None:
     for depth, (block, kept) in enumerate(zip(model.blocks, pool.keys_values, strict=True)):
         assert isinstance(block, Block)
         pointed_at = x
-        added = block.key_value(block.attention_norm(x))  # [B, L, 2 · K · D/H]
-        kept[slots, :length] = added.view(*x.shape[:2], *kept.shape[2:]).to(kept.dtype)
-        if depth < len(model.blocks) - 1:  # nobody asks the top block about events that are over
-            x = block(x, relations, None)
+        with narrowed(x, narrow):
+            added = block.key_value(block.attention_norm(x))  # [B, L, 2 · K · D/H]
+            kept[slots, :length] = added.view(*x.shape[:2], *kept.shape[2:]).to(kept.dtype)
+            if depth < len(model.blocks) - 1:  # nobody asks the top block about events that are over
+                x = block(x, relations, None)
     columns = ("item_ids", "category_ids", "behavior_rows", "times_ms")
     for name in columns:
         getattr(pool, name)[slots, :length] = getattr(batch, name)
@@ -284,7 +286,8 @@ def fill(model: NextMoveModel, pool: Pool, slots: Tensor, batch: Batch) -> None:
     pool.sessions[slots, :length] = (gaps > model.config.session_gap_ms).cumsum(1)
     if relations is None:
         return
-    pointed = torch.cat([part(pointed_at) for one in pointers(model) for part in (one.key, one.from_key)], -1)
+    with narrowed(x, narrow):
+        pointed = torch.cat([part(pointed_at) for one in pointers(model) for part in (one.key, one.from_key)], -1)
     pool.pointed[slots, :length] = pointed.to(pool.pointed.dtype)
     since = (batch.lengths - 1)[:, None] - torch.arange(length, device=slots.device)  # [B, L] events before the last
     past = since >= 0

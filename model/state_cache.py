@@ -1,6 +1,6 @@
 """What the network has computed for users, kept for their next events: a pool of slots within a limit of memory.
 
-Steps come in groups of distinct users. Whoever has no states that fit gets them from the whole window (a refill), then
+Steps go in passes of distinct users. Whoever has no states that fit gets them from the whole window (a refill), then
 every step costs one event. Answers equal those to whole windows up to rounding; the cache is derived data, and anything
 that fails drops what it touched. Use it from one thread.
 """
@@ -23,6 +23,7 @@ from model.features import NO_IDENTITY, encode, pad
 from model.incremental import Step as NetworkStep
 from model.incremental import fill, named
 from model.network import Heads, NextMoveModel
+from model.passes import passes
 from model.pool import Event, Pool, Stepped, keep, new_pool, slot_bytes
 from model.slots import Counts, Slots, Tag, after
 from model.vocabulary import NONE, PAD, Catalogue, Vocabulary
@@ -131,17 +132,22 @@ class StateCache:
             times.append(time.perf_counter() - begun)
         return min(times) / rows
 
-    def advance(self, steps: Sequence[Step], window: Callable[[int], Window]) -> Generator[Answered, None, None]:
-        """One more event of each of at most `room` distinct users, in parts of at most `most`.
+    def advance(
+        self, steps: Sequence[Step], window: Callable[[int], Window]
+    ) -> Generator[tuple[list[int], Answered], None, None]:
+        """One more event with each step, of at most `room` users, each user's in order: parts of the steps, and their answers.
 
         `window(n)` is the whole window of step n; it is asked for where nothing fits. After an error, or if it is closed before
         its end, the states of all these users are dropped; where memory was short, passes are smaller from then on.
         """
         try:
-            slots = self._placed(steps, window)
-            for begin in range(0, len(steps), self.most):
-                part = slice(begin, begin + self.most)
-                yield self._advanced(steps[part], slots[part])
+            first_of: dict[str, int] = {}
+            for number, step in enumerate(steps):
+                first_of.setdefault(step.user_id, number)
+            slots = self._placed(list(first_of.values()), steps, window)  # refills of all users together
+            for some in list(passes([step.user_id for step in steps], self.most)):
+                slots |= self._placed([number for number in some if number not in slots], steps, window)
+                yield some, self._advanced([steps[number] for number in some], [slots[number] for number in some])
         except BaseException as error:
             self.distrust(steps)
             if isinstance(error, torch.OutOfMemoryError):
@@ -192,14 +198,14 @@ class StateCache:
                 for part in (*self._pool.keys_values, self._pool.pointed):
                     part[slot : slot + 1] = 0
 
-    def _placed(self, steps: Sequence[Step], window: Callable[[int], Window]) -> list[int]:
-        """The slots of the users, holding all events but the newest."""
-        slots = [self._slots.find(step) for step in steps]
-        cold = [number for number, slot in enumerate(slots) if slot is None]
+    def _placed(self, numbers: Sequence[int], steps: Sequence[Step], window: Callable[[int], Window]) -> dict[int, int]:
+        """The slots of some of the steps, of distinct users, by number; they hold all events but the newest."""
+        slots = {number: self._slots.find(steps[number]) for number in numbers}
+        cold = [number for number, slot in slots.items() if slot is None]
         for number in cold:
             slot = slots[number] = self._slots.take(steps[number].user_id)
             self._strange[slot] = {}
-        found: list[int] = slots  # type: ignore[assignment]  # no None is left
+        found: dict[int, int] = slots  # type: ignore[assignment]  # no None is left
         before = [steps[number].length - 1 for number in cold]
         self._refill_all([found[number] for number in cold], before, lambda place: window(cold[place]))
         return found
@@ -230,7 +236,9 @@ class StateCache:
                 ids[unknown] = identities[local]
                 for row, number in zip(unknown.nonzero()[:, 0].tolist(), local.tolist(), strict=True):
                     self._strange[slots[row]][int(identities[number])] = names[number]
-        fill(self._model, self._pool, torch.tensor(slots, device=self.device), batch.to(self.device))
+        fill(
+            self._model, self._pool, torch.tensor(slots, device=self.device), batch.to(self.device), self._plain.narrow
+        )
 
     def _event(self, steps: Sequence[Step], slots: Sequence[int]) -> Event:
         names = self._vocabulary

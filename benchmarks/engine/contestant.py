@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -36,6 +37,9 @@ class Contestant:
         if entry.is_incremental:
             for poll in self.stream.everybody():
                 self.path.answer(self.path.prepare(poll))
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # as in the worker: half a million objects of torch would be looked at again and again
 
     def started(self) -> dict[str, Any]:
         """Seconds from the start of the process to its first answers, without the users; and those answers' items."""

@@ -40,6 +40,7 @@ FAIRNESS = """\
   peers take them from the logits (exp(logit - logsumexp)), so that they need not write the others out.
 - A path is given a poll of events. The peers find the windows as item numbers, which costs them nothing, and sort them by length,
   so that batches hold little padding. NextMove gets windows of names, four columns, and looks them up on the clock.
+- Python's garbage collector is off while a path answers, as it is in NextMove's worker.
 - NextMove's engine answers from one thread, of which torch splits the products over the cores; peers may have two sessions.
 - The peers know the item of an event and answer with items. NextMove's network also reads behaviours, categories and times, and
   answers with behaviours, categories, purchase, time to the next event and churn. Its items of the window are masked out

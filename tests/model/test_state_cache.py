@@ -14,7 +14,7 @@ from model import artifact, state_cache
 from model.answers import NotFinite
 from model.compiling import can_compile
 from model.config import NextMoveConfig
-from model.engine import Engine, groups
+from model.engine import Engine
 from model.forecast import difference
 from model.hiding import Hidden
 from model.network import NextMoveModel
@@ -294,13 +294,6 @@ def test_where_nothing_compiles_it_goes_without(parts, whole, monkeypatch, caplo
     assert "states are kept without compiled code: no C++ compiler found" in caplog.text
     windows, steps = stream(20, users=3)
     assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
-
-
-def test_groups_keep_each_users_order():
-    steps = [
-        None if name == "-" else Step(name, 0, -1, n, 0, 1, None, "view", None, 0) for n, name in enumerate("aab-bac")
-    ]
-    assert groups(steps, most=2) == [[0, 2], [6], [1, 4], [5]]
 
 
 def test_too_many_slots_are_not_asked_for(parts):
