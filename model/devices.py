@@ -58,6 +58,13 @@ def scoring_precision(device: str, compiled: bool) -> Precision:
     return found
 
 
+@cache
+def states_dtype(device: str) -> torch.dtype:
+    """The type in which states are kept and steps computed fastest: bfloat16 where the device multiplies it clearly faster."""
+    faster = _seconds(device, torch.float32) > WORTH * _seconds(device, torch.bfloat16)
+    return torch.bfloat16 if faster else torch.float32
+
+
 def _seconds(device: str, dtype: torch.dtype) -> float:
     """The fastest of a few products of the shape that scoring has."""
     left, right = (torch.ones(shape, dtype=dtype, device=device) for shape in ((COLUMNS, WIDTH), (WIDTH, ROWS)))

@@ -7,9 +7,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from model.artifact import ArtifactError
 from model.compiling import can_compile
-from model.devices import choose_device
+from model.devices import choose_device, states_dtype
 from model.engine import Engine
 from model.hiding import Hidden
 from stream_app import banned_items
@@ -58,7 +60,9 @@ def _engine(directory: Path, settings: Settings, threads: int | None = None) -> 
     device = choose_device(settings.device)
     engine = Engine.load(directory, device, settings.top_k, threads, settings.compile and can_compile(device))
     if settings.states_mb:
-        engine.keep_states(settings.states_mb << 20)
+        wanted = settings.states_precision
+        dtype = states_dtype(device) if wanted == "auto" else getattr(torch, wanted)
+        engine.keep_states(settings.states_mb << 20, dtype=dtype)
     return engine
 
 

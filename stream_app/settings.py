@@ -50,6 +50,11 @@ class Settings(BaseSettings):
         description="memory for what the model has computed of users, kept for their next events; 0: every window is "
         "computed anew. For models whose window rule has a stride",
     )
+    states_precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="of those states and of the steps from them; bfloat16 takes half of the memory, and a record that comes again "
+        "may be answered a little differently; auto: bfloat16 where the device is faster with it",
+    )
     compile: bool = Field(
         False,
         description="compile the model's steps, where a C++ compiler is on the machine: several times faster, but a worker is "

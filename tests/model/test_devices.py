@@ -5,7 +5,7 @@ import torch
 
 from model import devices
 from model.artifact import ArtifactError
-from model.devices import choose_device, has_failed, scoring_precision
+from model.devices import choose_device, has_failed, scoring_precision, states_dtype
 
 
 def test_without_a_gpu_it_is_the_cpu(monkeypatch):
@@ -30,6 +30,18 @@ def test_a_lower_precision_has_to_be_clearly_faster(monkeypatch, seconds, compil
     scoring_precision.cache_clear()
     assert scoring_precision("cpu", compiled) == wanted
     scoring_precision.cache_clear()
+
+
+@pytest.mark.parametrize(("seconds", "wanted"), [((9, 8), torch.float32), ((9, 3), torch.bfloat16)])
+def test_states_are_narrow_where_that_is_clearly_faster(monkeypatch, seconds, wanted):
+    monkeypatch.setattr(
+        devices,
+        "_seconds",
+        lambda device, dtype: dict(zip((torch.float32, torch.bfloat16), seconds, strict=True))[dtype],
+    )
+    states_dtype.cache_clear()
+    assert states_dtype("cpu") == wanted
+    states_dtype.cache_clear()
 
 
 def test_it_is_measured():

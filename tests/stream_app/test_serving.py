@@ -1,6 +1,7 @@
 """A pipeline as the settings want it."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from model.artifact import ArtifactError
 from model.engine import Engine
 from model.hiding import Hidden
+from model.window import WindowRule
 from stream_app import behaviors, history
 from stream_app.events import Reason
 from stream_app.serving import load_engine, load_successor, model_directory, new_pipeline
@@ -39,6 +41,19 @@ def test_a_file_that_holds_the_path_of_a_model(tmp_path: Path) -> None:
     pointer.write_text("")
     with pytest.raises(ArtifactError, match="current is neither a model directory nor a text file that holds the path"):
         load_engine(Settings(model=pointer, device="cpu"))
+
+
+@pytest.mark.parametrize("wanted", ["float32", "bfloat16", "auto"])
+def test_states_are_kept_in_the_precision_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: Literal["float32", "bfloat16", "auto"]
+) -> None:
+    published(tmp_path / "model", untrained(window=WindowRule(events=8, stride=4)))
+    monkeypatch.setattr("stream_app.serving.states_dtype", lambda device: torch.bfloat16)
+    for load in (load_engine, lambda settings: load_successor(tmp_path / "model", settings)):
+        engine = load(Settings(model=tmp_path / "model", device="cpu", states_precision=wanted))
+        assert engine.states is not None
+        kept = engine.states._pool.keys_values[0].dtype
+        assert kept == (torch.float32 if wanted == "float32" else torch.bfloat16)
 
 
 def test_a_successor_changes_no_number_of_threads_and_is_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
