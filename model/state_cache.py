@@ -60,7 +60,10 @@ class StateCache:
         buckets: Sequence[int] = BUCKETS,
         compile_steps: bool = False,
     ) -> None:
-        """Keys and values are kept, and blocks computed, in `dtype`; a pass has at most as many rows as the last bucket."""
+        """Keys and values are kept, and blocks computed, in `dtype`; a pass has at most as many rows as the last bucket.
+
+        What a recurrent backbone keeps is float32, and so are its products.
+        """
         each = slot_bytes(model, rule.events, dtype)
         self.buckets = tuple(sorted(buckets))
         if limit_bytes // each < self.buckets[-1]:
@@ -74,7 +77,8 @@ class StateCache:
         self._slots = Slots(limit_bytes // each)
         self._pool: Pool = new_pool(model, self._slots.count, rule.events, dtype, device)
         self._strange: list[dict[int, str]] = [{} for _ in range(self._slots.count)]  # by slot: identity → name
-        self._plain = NetworkStep(model, torch.bfloat16 if dtype == torch.bfloat16 else None).eval()
+        narrow = torch.bfloat16 if dtype == torch.bfloat16 and model.peer is None else None
+        self._plain = NetworkStep(model, narrow).eval()
         self.compiled = compile_steps and model.peer is None  # torch compiles no recurrent backbone
         self._program: Callable[[Pool, Event, Tensor], Stepped] = (
             compiled(self._plain) if self.compiled else self._plain
