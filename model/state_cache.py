@@ -84,7 +84,9 @@ class StateCache:
             compiled(self._plain) if self.compiled else self._plain
         )
         self.most = self.buckets[-1]  # rows of a pass
-        self._widths = [width for width in (8, 16, 32, 64, 128, 256) if width < rule.events] + [rule.events]
+        moved = rule.events - rule.stride  # events before the newest where a window has just moved: most refills
+        widths = {width for width in (8, 16, 32, 64, 128, 256, moved) if 0 < width < rule.events}
+        self._widths = [*sorted(widths), rule.events]
 
     @property
     def counts(self) -> Counts:
