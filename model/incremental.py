@@ -192,10 +192,11 @@ def attend(
     size = x.shape[1] // block.heads
     query = block.query(normed).view(len(x), block.kv_heads, -1, size)  # [B, K, H/K, D/H]
     added = block.key_value(normed).view(len(x), 2, block.kv_heads, size)
-    both = torch.where(view.here[..., None, None, None], added[:, None].to(kept.dtype), kept[event.slots])
-    keys, values = both[:, :, 0, :, None], both[:, :, 1, :, None]  # [B, W, K, 1, D/H] each
+    here = view.here[:, None, :, None, None]  # [B, 1, W, 1, 1]
+    both = torch.where(here, added[:, :, None].to(kept.dtype), kept[event.slots])  # [B, 2, W, K, D/H]
+    keys, values = both[:, 0, :, :, None], both[:, 1, :, :, None]  # [B, W, K, 1, D/H] each
     scores = (query[:, None] * keys).sum(-1) / math.sqrt(size)  # [B, W, K, H/K]
-    since = event.lengths[:, None] - torch.arange(kept.shape[1], device=x.device)  # [B, W]
+    since = event.lengths[:, None] - torch.arange(kept.shape[2], device=x.device)  # [B, W]
     bias = block.distance(since.clamp(0, DISTANCES - 1))  # [B, W, H]
     if maps is not None and block.relation_weight is not None:
         bias = bias + maps @ block.relation_weight
@@ -276,7 +277,8 @@ def fill(model: NextMoveModel, pool: Pool, slots: Tensor, batch: Batch, narrow: 
         pointed_at = x
         with narrowed(x, narrow):
             added = block.key_value(block.attention_norm(x))  # [B, L, 2 · K · D/H]
-            kept[slots, :length] = added.view(*x.shape[:2], *kept.shape[2:]).to(kept.dtype)
+            added = added.view(*x.shape[:2], 2, *kept.shape[3:]).transpose(1, 2)  # [B, 2, L, K, D/H]
+            kept[slots, :, :length] = added.to(kept.dtype)
             if depth < len(model.blocks) - 1:  # nobody asks the top block about events that are over
                 x = block(x, relations, None)
     columns = ("item_ids", "category_ids", "behavior_rows", "times_ms")

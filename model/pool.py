@@ -29,7 +29,7 @@ class Pool(NamedTuple):
     behavior_rows: Tensor  # int64 [S, W]
     times_ms: Tensor  # int64 [S, W]
     sessions: Tensor  # int64 [S, W] breaks since the window's first event
-    keys_values: tuple[Tensor, ...]  # per block [S, W, 2, K, D/H]
+    keys_values: tuple[Tensor, ...]  # per block [S, 2, W, K, D/H]
     recurrent: Tensor  # float [S, R, D] R states of a recurrent backbone, else none
     pointed: Tensor  # [S, W, 4 · P] `Pointer.key` and `Pointer.from_key` of the item's pointer, then the category's
     latest: Tensor  # bool [S, KINDS, W] no later event of the window is the same
@@ -92,7 +92,7 @@ def new_pool(model: NextMoveModel, slots: int, window: int, dtype: torch.dtype, 
         numbers(slots, window),
         numbers(slots, window),
         numbers(slots, window),
-        keys_values=tuple(numbers(slots, window, 2, *heads, of=dtype) for _ in model.blocks),
+        keys_values=tuple(numbers(slots, 2, window, *heads, of=dtype) for _ in model.blocks),
         recurrent=numbers(slots, recurrent_states(model), config.width, of=torch.float32),
         pointed=numbers(own, window, 4 * config.pointer_width, of=dtype),
         latest=numbers(own, KINDS, window, of=torch.bool),
@@ -117,7 +117,7 @@ def keep(pool: Pool, event: Event, found: Stepped) -> None:
     pool.times_ms[slots, places] = event.times_ms
     pool.sessions[slots, places] = found.sessions
     for kept, added in zip(pool.keys_values, found.keys_values, strict=True):
-        kept[slots, places] = added.to(kept.dtype)
+        kept[slots, :, places] = added.to(kept.dtype)
     pool.recurrent[slots] = found.recurrent
     if len(pool.pointed):
         pool.pointed[slots, places] = found.pointed.to(pool.pointed.dtype)
