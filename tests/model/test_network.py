@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from model.config import BACKBONES, NextMoveConfig
 from model.features import encode, pad
 from model.network import NextMoveModel
-from model.pointer import FAR
 from model.vocabulary import build
 from model.window import Window
 
@@ -168,14 +167,6 @@ def test_narrow_products_say_nearly_the_same():
     narrow = outputs(read(model, [window], 6), 5)
     assert not torch.equal(narrow, before)
     torch.testing.assert_close(narrow, before, atol=0.2, rtol=0.1)
-
-
-def test_the_pointer_points_at_the_last_occurrence_of_each_thing_once(network):
-    window = Window(["a", "b", "a", None, "c"], ["view"] * 5, [None] * 5, [0, 1, 2, 3, 4])
-    pointer = read(network, [window], 6).items.copied.pointer[0]
-    assert (pointer[4] > FAR / 2).tolist() == [False, True, True, False, True, False]
-    assert (pointer[1] > FAR / 2).tolist() == [True, True, False, False, False, False]
-    assert pointer[4].exp().sum().item() == pytest.approx(1)
 
 
 def test_with_nothing_to_copy_all_goes_to_the_catalogue(network):
