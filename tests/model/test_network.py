@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import BACKBONES, NextMoveConfig
+from model.config import BACKBONES, NextMoveConfig, rows_of
 from model.features import encode, pad
 from model.network import NextMoveModel
 from model.vocabulary import build
@@ -17,18 +17,8 @@ VOCABULARY = build(
 
 def make_network(**sizes):
     torch.manual_seed(3)
-    model = NextMoveModel(
-        NextMoveConfig(
-            item_rows=VOCABULARY.items.rows,
-            item_first=VOCABULARY.items.first,
-            category_rows=VOCABULARY.categories.rows,
-            category_first=VOCABULARY.categories.first,
-            behavior_rows=VOCABULARY.behaviors.rows,
-            behavior_first=VOCABULARY.behaviors.first,
-            pointer_width=8,
-            **{"width": 16, **sizes},
-        )
-    ).eval()
+    config = NextMoveConfig(pointer_width=8, **{"width": 16, **rows_of(VOCABULARY), **sizes})
+    model = NextMoveModel(config).eval()
     with torch.no_grad():
         for block in model.blocks:  # at their start these are zero and could hide a leak
             block.distance.weight.normal_()
