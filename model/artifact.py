@@ -25,7 +25,7 @@ from model import durable
 from model.calibration import Calibration
 from model.card import card
 from model.cleaning import CleaningReport
-from model.config import NextMoveConfig
+from model.config import NextMoveConfig, rows_of
 from model.forecast import Forecast
 from model.network import NextMoveModel
 from model.quiet import quiet
@@ -248,8 +248,7 @@ def _load_model(directory: Path, vocabulary: Vocabulary) -> NextMoveModel:
     try:
         with quiet():
             config = NextMoveConfig.from_pretrained(directory)
-            expected = (vocabulary.items.rows, vocabulary.categories.rows, vocabulary.behaviors.rows)
-            if (config.item_rows, config.category_rows, config.behavior_rows) != expected:
+            if any(getattr(config, name) != size for name, size in rows_of(vocabulary).items()):
                 raise ArtifactError(f"{directory}: config.json and vocabulary.json do not belong together")
             loaded: Any = NextMoveModel.from_pretrained(  # a pair, which its annotation does not say
                 directory, config=config, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True

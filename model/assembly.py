@@ -8,7 +8,7 @@ import torch
 
 from model import artifact
 from model.artifact import Artifact, Described, Golden, Manifest, TrainingRange
-from model.config import PRESETS, NextMoveConfig
+from model.config import PRESETS, NextMoveConfig, rows_of
 from model.engine import GOLDEN_TOP_K, Engine
 from model.learner import Learner
 from model.material import Material, log_share
@@ -25,12 +25,6 @@ def new_model(material: Material, preset: str, recipe: Recipe = SPARSE, backbone
     """A network that begins with the frequencies of the log as its biases."""
     vocabulary = material.vocabulary
     config = NextMoveConfig(
-        item_rows=vocabulary.items.rows,
-        item_first=vocabulary.items.first,
-        category_rows=vocabulary.categories.rows,
-        category_first=vocabulary.categories.first,
-        behavior_rows=vocabulary.behaviors.rows,
-        behavior_first=vocabulary.behaviors.first,
         session_gap_ms=material.rule.session_gap_ms,
         backbone=backbone,
         positions=material.rule.events,
@@ -41,6 +35,7 @@ def new_model(material: Material, preset: str, recipe: Recipe = SPARSE, backbone
         dropout=recipe.dropout,
         unknown_items=recipe.mask_items,
         unknown_categories=recipe.mask_categories,
+        **rows_of(vocabulary),
         **PRESETS[preset],
     )
     model = NextMoveModel(config)

@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from model.vocabulary import Vocabulary
+
 QUANTILES = (0.1, 0.5, 0.9)  # of the time to the next event
 BACKBONES = ("nextmove", "gpt2", "llama", "bert", "gru", "lstm", "rnn")  # ours first, then its peers
 
@@ -41,6 +43,12 @@ class NextMoveConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # tran
     def feed_width(self) -> int:
         """Width inside a gated feed-forward: two thirds of the usual four times, for it has three matrices, not two."""
         return max(32, 8 * self.width // 3 // 32 * 32)
+
+
+def rows_of(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The sizes that follow from the names: how many rows each catalogue has, and which is the first known name's."""
+    catalogues = {"item": vocabulary.items, "category": vocabulary.categories, "behavior": vocabulary.behaviors}
+    return {f"{kind}_{size}": getattr(one, size) for kind, one in catalogues.items() for size in ("rows", "first")}
 
 
 # One dial: the preset decides width, depth and learning rate together.

@@ -9,7 +9,7 @@ import torch
 from model import artifact, vocabulary
 from model.artifact import Artifact, Golden, Manifest, TrainingRange
 from model.calibration import Calibration
-from model.config import NextMoveConfig
+from model.config import NextMoveConfig, rows_of
 from model.engine import GOLDEN_TOP_K, Engine
 from model.network import NextMoveModel
 from model.window import Window, WindowRule
@@ -36,12 +36,7 @@ def untrained(
         behaviors,
         goal,
     )
-    config = NextMoveConfig(
-        positions=window.events, width=16, pointer_width=16, layers=1,
-        item_rows=names.items.rows, item_first=names.items.first,
-        category_rows=names.categories.rows, category_first=names.categories.first,
-        behavior_rows=names.behaviors.rows, behavior_first=names.behaviors.first,
-    )  # fmt: skip
+    config = NextMoveConfig(positions=window.events, width=16, pointer_width=16, layers=1, **rows_of(names))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = NextMoveModel(config).eval()

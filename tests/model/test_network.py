@@ -4,10 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import BACKBONES, NextMoveConfig
+from model.config import BACKBONES, NextMoveConfig, rows_of
 from model.features import encode, pad
 from model.network import NextMoveModel
-from model.pointer import FAR
 from model.vocabulary import build
 from model.window import Window
 
@@ -18,18 +17,8 @@ VOCABULARY = build(
 
 def make_network(**sizes):
     torch.manual_seed(3)
-    model = NextMoveModel(
-        NextMoveConfig(
-            item_rows=VOCABULARY.items.rows,
-            item_first=VOCABULARY.items.first,
-            category_rows=VOCABULARY.categories.rows,
-            category_first=VOCABULARY.categories.first,
-            behavior_rows=VOCABULARY.behaviors.rows,
-            behavior_first=VOCABULARY.behaviors.first,
-            pointer_width=8,
-            **{"width": 16, **sizes},
-        )
-    ).eval()
+    config = NextMoveConfig(pointer_width=8, **{"width": 16, **rows_of(VOCABULARY), **sizes})
+    model = NextMoveModel(config).eval()
     with torch.no_grad():
         for block in model.blocks:  # at their start these are zero and could hide a leak
             block.distance.weight.normal_()
@@ -168,14 +157,6 @@ def test_narrow_products_say_nearly_the_same():
     narrow = outputs(read(model, [window], 6), 5)
     assert not torch.equal(narrow, before)
     torch.testing.assert_close(narrow, before, atol=0.2, rtol=0.1)
-
-
-def test_the_pointer_points_at_the_last_occurrence_of_each_thing_once(network):
-    window = Window(["a", "b", "a", None, "c"], ["view"] * 5, [None] * 5, [0, 1, 2, 3, 4])
-    pointer = read(network, [window], 6).items.copied.pointer[0]
-    assert (pointer[4] > FAR / 2).tolist() == [False, True, True, False, True, False]
-    assert (pointer[1] > FAR / 2).tolist() == [True, True, False, False, False, False]
-    assert pointer[4].exp().sum().item() == pytest.approx(1)
 
 
 def test_with_nothing_to_copy_all_goes_to_the_catalogue(network):

@@ -12,10 +12,10 @@ OPTIONS = {"behaviors": BEHAVIORS, "goal": "purchase", "device": "cpu"}
     ("option", "message"),
     [
         ({"preset": "huge"}, "no preset 'huge'; there are small, base, large"),
-        ({"backbone": "mamba"}, "no backbone 'mamba'; there are nextmove, gpt2"),
-        ({"train_until": 0}, "got 0, 0.1"),
+        ({"backbone": "mamba"}, "no backbone 'mamba'; there are nextmove, gpt2, llama, bert, gru, lstm, rnn"),
+        ({"train_until": 0}, r"train_until must be in \(0, 1\] and validation in \[0, 1\), got 0, 0.1"),
         ({"validation": 1}, "got 0.8, 1"),
-        ({"protocol": "daily"}, "one cannot train by 'daily'"),
+        ({"protocol": "daily"}, "one cannot train by 'daily'; the protocol is time or leave-one-out"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"bfloat16": "some"}, "no bfloat16 'some'; there are off, blocks, all"),
     ],

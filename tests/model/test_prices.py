@@ -50,12 +50,10 @@ def priced(tmp_path_factory):
 
 def test_the_network_knows_each_items_bucket_and_serves_with_it(priced):
     model, items = priced.model, priced.vocabulary.items
-    assert model.config.price_buckets == 1 + BUCKETS
     found = model.item_buckets[items.first :]
     prices = torch.tensor([float(name.removeprefix("item-")) for name in items.names])
     order = prices.argsort()
     assert (found[order].diff() >= 0).all()
-    assert not model.item_buckets[: items.first].any()
     rows = torch.tensor([0, 1, 2, items.first, items.rows - 1])
     torch.testing.assert_close(
         model.of_items(rows), model.item(rows) + model.price(model.item_buckets[rows]), atol=0, rtol=0
@@ -63,9 +61,7 @@ def test_the_network_knows_each_items_bucket_and_serves_with_it(priced):
     Engine(priced, device="cpu").check_golden()
 
 
-def test_a_log_without_prices_has_no_prices_anywhere(model_directory, log):
-    model = artifact.load(model_directory).model
-    assert (model.config.price_buckets, model.price, model.item_buckets) == (0, None, None)
+def test_a_log_without_a_price_has_no_column_of_them(log):
     assert sequences(log).prices is None
     assert sequences(log.with_columns(price=pl.lit(None, pl.Float64))).prices is None
 

@@ -173,22 +173,6 @@ def test_what_cannot_be_learned_is_refused_in_one_line(frame, message, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"backbone": "mamba"}, "no backbone 'mamba'; there are nextmove, gpt2, llama, bert, gru, lstm, rnn"),
-        ({"preset": "giant"}, "no preset 'giant'; there are small, base, large"),
-        ({"train_until": 0}, "train_until must be in"),
-        ({"validation": 1}, "validation in"),
-        ({"protocol": "daily"}, "the protocol is time or leave-one-out"),
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-    ],
-)
-def test_wrong_options_are_refused_in_one_line(options, message, tmp_path, log):
-    with pytest.raises(TrainingError, match=message):
-        quick(log, tmp_path / "m", **options)
-
-
 def test_a_goal_that_is_no_behaviour_and_a_place_that_is_taken(tmp_path, log):
     with pytest.raises(TrainingError, match="the goal 'fly' is not one of the behaviours"):
         train(log, BEHAVIORS, "fly", tmp_path / "m", epochs=1)

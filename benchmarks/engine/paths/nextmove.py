@@ -12,7 +12,7 @@ from benchmarks.engine.setting import Setting
 from benchmarks.engine.stream import BEHAVIORS, Poll, category_name, item_name
 from model.artifact import SCHEMA, Artifact, Manifest, TrainingRange
 from model.compiling import can_compile
-from model.config import NextMoveConfig
+from model.config import NextMoveConfig, rows_of
 from model.engine import Engine
 from model.forecast import Forecast
 from model.network import NextMoveModel
@@ -69,17 +69,12 @@ def artifact(setting: Setting, *, copy: bool, naming: Naming | None = None) -> A
     names = vocabulary(setting, naming)
     config = NextMoveConfig(
         positions=setting.window,
-        item_rows=names.items.rows,
-        item_first=names.items.first,
-        category_rows=names.categories.rows,
-        category_first=names.categories.first,
-        behavior_rows=names.behaviors.rows,
-        behavior_first=names.behaviors.first,
         width=setting.width,
         layers=setting.layers,
         heads=setting.heads,
         kv_heads=setting.heads,
         copy=copy,
+        **rows_of(names),
     )
     torch.manual_seed(setting.seed)
     model = NextMoveModel(config)
