@@ -50,7 +50,9 @@ def _section(table: str, own: Mapping[str, Mapping[str, Any]]) -> list[str]:
         cells = " | ".join(_published(values.get(one)) for one in names)
         lines.append(f"| {model} ({source}) | {cells} | | | |")
     protocols = dict.fromkeys(row["protocol"] for row in own.values())
-    return [f"## {table}", "\n".join(lines), *(f"Protocol: {protocol}." for protocol in protocols), _about(own)]
+    notes = "\n".join(f"- `{name}`: {ROWS[name].note}" for name in own if ROWS[name].note)
+    parts = [f"## {table}", "\n".join(lines), notes, *(f"Protocol: {protocol}." for protocol in protocols), _about(own)]
+    return [part for part in parts if part]
 
 
 def _cell(value: list[float] | None) -> str:

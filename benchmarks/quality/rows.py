@@ -18,17 +18,23 @@ class Row:
     table: str  # rows with the same protocol stand in one table
     measure: Callable[..., dict[str, Any]]  # (folder, callback, seed=, preset=, budget_s=)
     shown: tuple[str, ...] = ()  # measures in the table; all where it is empty
+    note: str = ""  # what is not as in the other rows
 
 
 ROWS = {
     "ml-1m": Row("ml-1m", movielens.measure),
     **{f"ml-1m-{peer}": Row("ml-1m", partial(movielens.measure, backbone=peer)) for peer in ("gru", "lstm", "gpt2")},
-    **{  # at the rate of the others these two learn nothing
-        f"ml-1m-{peer}": Row(
-            "ml-1m", partial(movielens.measure, backbone=peer, recipe=replace(DENSE, learning_rate=rate))
-        )
-        for peer, rate in (("rnn", 5e-4), ("bert", 3e-4))
-    },
+    "ml-1m-rnn": Row(
+        "ml-1m",
+        partial(movielens.measure, backbone="rnn", recipe=replace(DENSE, learning_rate=5e-4)),
+        note="learning rate 5e-4, since at the 2e-3 of the others it learns nothing",
+    ),
+    "ml-1m-bert": Row(
+        "ml-1m",
+        partial(movielens.measure, backbone="bert", recipe=replace(DENSE, learning_rate=1e-3, hidden=0.4, patience=24)),
+        note="learning rate 1e-3, and 40 % of the events hidden: only those teach it; it stands still for five epochs, so no epoch "
+        "is too many without improvement",
+    ),
     **{
         "ml-1m-time" if log == "ml-1m" else log: Row(
             f"{log}, by global time",
