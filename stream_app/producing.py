@@ -100,8 +100,7 @@ class Lane:
                     await asyncio.wait(self._entering)
         for entering in self._entering:
             entering.cancel()
-        retiring = dict(self._retiring)
-        await asyncio.gather(_stop(self._producer), *(_stopped(task, producer) for task, producer in retiring.items()))
+        await asyncio.gather(_stop(self._producer), *(_within_limit(*one) for one in self._retiring.items()))
 
     async def deliver(self, topic: str, partition: int, messages: Sequence[Sendable]) -> list[int | None]:
         """As `Deliveries.deliver`."""
@@ -242,11 +241,11 @@ def _append(builder: BatchBuilder, messages: Sequence[Sendable], now_ms: int) ->
 
 async def _stop(producer: AIOKafkaProducer, limit_s: float | None = None) -> None:
     """Once what it was given is delivered; where that takes too long it gives up, and sends nothing any more."""
-    await _stopped(asyncio.create_task(producer.stop()), producer, limit_s)
+    await _within_limit(asyncio.create_task(producer.stop()), producer, limit_s)
 
 
-async def _stopped(stopping: asyncio.Task[None], producer: AIOKafkaProducer, limit_s: float | None = None) -> None:
-    """Wait for the task that stops a producer, and see to it that it ends."""
+async def _within_limit(stopping: asyncio.Task[None], producer: AIOKafkaProducer, limit_s: float | None = None) -> None:
+    """Wait for the task that stops a producer; where that takes too long the producer is cut off, which ends the task."""
     done, _ = await asyncio.wait({stopping}, timeout=STOP_S if limit_s is None else limit_s)
     if not done:
         sender = producer._sender.sender_task  # noqa: SLF001  # its `stop` has no limit
