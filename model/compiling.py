@@ -21,6 +21,8 @@ R = TypeVar("R")
 # loaded must not disturb the one at work.
 ONE_AT_A_TIME = threading.RLock()
 
+LIMIT = 256  # programs of one function, of all models; torch gives up beyond
+
 
 def can_compile(device: str = "cpu") -> bool:
     """Whether this machine can compile for a device."""
@@ -39,12 +41,13 @@ def compiled(
 
     May be called from several threads, one of which works.
     """
-    torch._dynamo.config.recompile_limit = 256  # noqa: SLF001  # public by its documentation; one compilation per bucket and model
     found = torch.compile(program, dynamic=dynamic, fullgraph=True, options=None if options is None else dict(options))
 
     @wraps(program)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         with ONE_AT_A_TIME:
+            # Public by its documentation, and in newer versions of each thread; one compilation per bucket and model
+            torch._dynamo.config.recompile_limit = LIMIT  # noqa: SLF001
             return found(*args, **kwargs)
 
     return run

@@ -279,10 +279,13 @@ class StateCache:
 
 
 def nothing(rows: int, device: torch.device) -> Event:
-    """First events without a name, of whoever has the first slot; for programs that are to run, not to answer."""
+    """First events without a name, of whoever has the first slot; for programs that are to run, not to answer.
+
+    Each column is a tensor of its own: a program compiled for two that are one fits no other event.
+    """
     event = Event(*torch.zeros((len(Event._fields), rows), dtype=torch.int64, device=device).unbind(0))
     without = torch.full((rows,), NO_IDENTITY, device=device)
-    return event._replace(item_ids=without, category_ids=without)
+    return event._replace(item_ids=without, category_ids=without.clone())
 
 
 def strange_identity(name: str, catalogue: Catalogue) -> int:

@@ -1,5 +1,7 @@
 """Whether there is a compiler, and what it makes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
 from model.compiling import can_compile, compiled
@@ -21,3 +23,11 @@ def test_a_compiled_program_says_the_same():
 
     x = torch.arange(6.0).view(2, 3)
     assert compiled(program)(x).tolist() == [0 + 1 + 4, 9 + 16 + 25]
+
+
+def test_as_many_shapes_as_there_are_are_compiled_in_any_thread():
+    """torch keeps its settings by thread, and gives up after eight shapes by default."""
+    program = compiled(lambda x: x + 1)
+    with ThreadPoolExecutor(1) as other:
+        found = [other.submit(program, torch.zeros(rows)).result() for rows in range(2, 13)]
+    assert [len(one) for one in found] == list(range(2, 13))

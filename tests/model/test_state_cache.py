@@ -1,6 +1,7 @@
 """Going on from kept states gives what whole windows give, whatever happens to streams and slots."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.utils import counters
 
 from model import artifact, state_cache
 from model.answers import NotFinite
@@ -282,6 +284,17 @@ def test_compiled_steps_answer_the_same(parts, whole):
     windows, steps = stream(100, users=9)
     assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
     assert engine.states.counts.hits > 50
+
+
+def test_whoever_answers_in_another_thread_finds_everything_compiled(parts):
+    engine = Engine(parts, device="cpu")
+    engine.keep_states(1 << 24, buckets=(1, 4), compile_steps=True)
+    compiled_before = counters["stats"]["unique_graphs"]
+    assert compiled_before > 0
+    windows, steps = stream(60, users=9)
+    with ThreadPoolExecutor(1) as device:
+        assert len(device.submit(engine.predict, Stream(windows, steps)).result()) == 60
+    assert counters["stats"]["unique_graphs"] == compiled_before
 
 
 def test_where_nothing_compiles_it_goes_without(parts, whole, monkeypatch, caplog):
