@@ -7,6 +7,7 @@ Knows nothing of tensors.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -103,6 +104,11 @@ class Slots:
             self.counts.evictions += 1
         self._users[user_id] = slot, None
         return slot
+
+    def used(self, user_ids: Iterable[str]) -> None:
+        """These users had events, in this order: the last one was used last."""
+        for user_id in user_ids:
+            self._users.move_to_end(user_id)
 
     def keep(self, user_id: str, tag: Tag) -> None:
         """The user's slot holds what `tag` says."""

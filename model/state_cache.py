@@ -154,6 +154,7 @@ class StateCache:
             for some in list(passes([step.user_id for step in steps], self.most)):
                 slots |= self._placed([number for number in some if number not in slots], steps, window)
                 yield some, self._advanced([steps[number] for number in some], [slots[number] for number in some])
+            self._slots.used(step.user_id for step in steps)  # in the order of their events, not of the passes
         except BaseException as error:
             self.distrust(steps)
             if isinstance(error, torch.OutOfMemoryError):
