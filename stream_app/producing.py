@@ -82,7 +82,7 @@ class Lane:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._renewing = asyncio.Lock()
-        self._entering: dict[asyncio.Future[Any], AIOKafkaProducer] = {}
+        self._entering: set[asyncio.Future[Any]] = set()
         self._retiring: dict[asyncio.Task[None], AIOKafkaProducer] = {}
         self._producer: AIOKafkaProducer
         self._stopped = False
@@ -150,8 +150,8 @@ class Lane:
     ) -> Awaitable[RecordMetadata]:
         """The delivery of a batch once `producer` has taken it, which looks up the topic first."""
         entering = asyncio.ensure_future(producer.send_batch(builder, topic, partition=partition))
-        self._entering[entering] = producer
-        entering.add_done_callback(self._entering.pop)
+        self._entering.add(entering)
+        entering.add_done_callback(self._entering.discard)
         try:
             delivery: Awaitable[RecordMetadata] = await entering
         except asyncio.CancelledError:
@@ -190,7 +190,7 @@ class Lane:
 
     async def _retire(self, refused: AIOKafkaProducer) -> None:
         """Stop it when all that goes to it has entered: a closed one would look up a topic for ever."""
-        if entering := [batch for batch, producer in self._entering.items() if producer is refused]:
+        if entering := set(self._entering):
             await asyncio.wait(entering)
         await _stop(refused, REQUEST_TIMEOUT_S)
 

@@ -167,6 +167,14 @@ def test_nearly_every_event_of_a_known_user_is_a_hit(parts):
     assert counts.evictions == 0
 
 
+def test_who_was_used_last_is_told_by_the_events_and_not_by_the_passes(parts):
+    engine = keeping(parts, slots=10)
+    windows, steps = stream(60, users=10)
+    engine.predict(Stream(windows, steps))
+    users = [step.user_id for step in steps]
+    assert engine.recent_users() == list(dict.fromkeys(reversed(users)))
+
+
 def test_the_user_who_was_idle_for_longest_gives_way(parts, whole):
     engine = keeping(parts, slots=4)
     windows, steps = stream(300, users=9)

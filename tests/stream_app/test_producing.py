@@ -29,6 +29,7 @@ from tests.processes import free_port
 TOPIC = "deliveries"
 PARTITIONS = 3
 NOWHERE = "nowhere"  # a topic that no broker has
+SLOW = "slow"  # one whose batches the broker refuses when the producer stops, and not before
 
 
 @pytest.fixture(scope="module")
@@ -212,12 +213,16 @@ class Refusing:
 
     def __init__(self, refusals: int, log: list[str]) -> None:
         self.refusals, self.log, self.closed = refusals, log, False
+        self.under_way: list[asyncio.Future[Any]] = []
 
     async def start(self) -> None:
         await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
         self.closed = True
+        for answer in self.under_way:
+            answer.set_exception(MessageSizeTooLargeError())
+        await asyncio.sleep(0.02)  # whoever was refused has its turn
         self.log.append("stopped")
 
     def create_batch(self) -> BatchBuilder:
@@ -230,7 +235,9 @@ class Refusing:
         if self.closed:
             raise ProducerClosed
         answer = asyncio.get_running_loop().create_future()
-        if self.refusals:
+        if topic == SLOW:
+            self.under_way.append(answer)
+        elif self.refusals:
             self.refusals -= 1
             answer.set_exception(MessageSizeTooLargeError())
         else:
@@ -324,6 +331,36 @@ async def test_a_producer_that_is_being_renewed_at_the_end_is_stopped(monkeypatc
     assert log == ["new", "new", "stopped", "stopped"]
     with pytest.raises(ProducerClosed):
         await refused
+
+
+async def test_what_is_refused_at_the_end_renews_no_producer(monkeypatch: pytest.MonkeyPatch) -> None:
+    producer, log = by_hand(monkeypatch, 0, 0)
+    async with producer:
+        refused = asyncio.create_task(producer.deliver(SLOW, 0, numbered(2)))
+        await asyncio.sleep(0.05)
+    with pytest.raises(ProducerClosed):
+        await refused
+    assert log == ["new", "stopped"]
+
+
+@pytest.mark.usefixtures("short")
+async def test_the_end_waits_no_longer_for_a_producer_that_was_replaced(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its limit alone would be that of a request."""
+    monkeypatch.setattr(producing, "REQUEST_TIMEOUT_S", 60.0)
+    async with asyncio.timeout(30), deliveries(broker.bootstrap, linger_ms=1000) as producer:
+        lane = only_lane(producer)
+        lane._producer._message_accumulator._linger_time = 20.0  # seconds
+        lost = asyncio.create_task(producer.deliver(TOPIC, 0, numbered(1)))
+        await asyncio.sleep(0.2)
+        await lane._renew(lane._producer)
+        await asyncio.sleep(0.1)
+        assert len(lane._retiring) == 1
+        start = time.monotonic()
+    assert time.monotonic() - start < 4 * producing.STOP_S
+    assert not lane._retiring
+    lost.cancel()
 
 
 # Several producers
