@@ -22,7 +22,6 @@ import logging
 from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from time import monotonic
@@ -32,12 +31,13 @@ import faust
 from faust.types import TP, EventT, StreamT
 
 from stream_app.chunk_states import Answered, Prepared, TakenUp
-from stream_app.dead_letters import dead_letter, without_value
-from stream_app.events import Reason, Record, Rejected
+from stream_app.dead_letters import without_value
+from stream_app.events import Record, Rejected
 from stream_app.intake import Chunk, ChunkOrder
 from stream_app.observations import BatchReport, Observer
-from stream_app.pipeline import Batch, Outputs, Pipeline, Predictor
-from stream_app.predictions import Forecast, Header, Message
+from stream_app.outgoing import Outgoing
+from stream_app.pipeline import Batch, Pipeline, Predictor
+from stream_app.predictions import Forecast, Message
 from stream_app.producing import Deliveries
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
@@ -45,7 +45,6 @@ from stream_app.tables import HistoryTable
 log = logging.getLogger("nextmove")
 
 COMMIT_ATTEMPTS = 20
-NO_HEADERS: list[Header] = []
 AT_A_STRETCH = 256  # events that are concluded before others have their turn, about 3 ms of work
 RESTORED = 16  # users whose states are computed together in idle time: so long a chunk may have to wait
 MOVING_S = 0.1  # how often somebody who waits for the device looks whether partitions move
@@ -164,8 +163,8 @@ class PredictionAgent:
                 taken_up = TakenUp(monotonic(), len(together))
                 self._in_work.append(taken_up)
                 async with self._one_model:
-                    outputs = await self._answer(together, lambda: [*held, *_all_of(prepared)])
-                await answered.put(Answered(together, outputs, taken_up))
+                    outgoing = await self._answer(together, lambda: [*held, *_all_of(prepared)])
+                await answered.put(Answered(together, outgoing, taken_up))
 
     async def _first(self, prepared: asyncio.Queue[Prepared]) -> Prepared:
         """The next chunk; until there is one, the device has nothing to do."""
@@ -196,7 +195,7 @@ class PredictionAgent:
                     log.warning("states are not computed in idle time: %s", " ".join(str(error).split())[:200])
             await asyncio.sleep(0)  # so that a chunk that has come is seen
 
-    async def _answer(self, together: list[Prepared], waiting: Callable[[], list[Prepared]]) -> list[Outputs]:
+    async def _answer(self, together: list[Prepared], waiting: Callable[[], list[Prepared]]) -> list[Outgoing]:
         """Steps 4 and 5; their time is counted once, in the first chunk's report."""
         report = together[0].report
         with report.stage("infer"):  # 4. Infer
@@ -230,16 +229,16 @@ class PredictionAgent:
             meanwhile()
         return answer.result()
 
-    async def _conclude(self, batch: Batch, forecasts: Iterator[Forecast | Rejected]) -> Outputs:
-        """The outputs of a chunk, whose forecasts come next."""
-        outputs = Outputs([], [], [])
+    async def _conclude(self, batch: Batch, forecasts: Iterator[Forecast | Rejected]) -> Outgoing:
+        """What a chunk leaves behind, whose forecasts come next."""
+        outgoing = Outgoing(self._deliveries.parcel(), self._deliveries.parcel())
         for part in batch.parts(AT_A_STRETCH):
             own = list(islice(forecasts, len(part.requests)))
             self._pipeline.score(part, own)
-            outputs.add(self._pipeline.conclude(part, own))
+            outgoing.add(self._pipeline.conclude(part, own))
             del part
             await asyncio.sleep(0)  # so that deliveries go on
-        return outputs
+        return outgoing
 
     async def _deliver_all(self, answered: asyncio.Queue[Answered], tasks: asyncio.TaskGroup) -> None:
         """Deliver what is answered, in order; while the last is being committed where that does no harm."""
@@ -249,15 +248,15 @@ class PredictionAgent:
             answered.task_done()
             if commit is not None and not group.may_follow(last):
                 await asyncio.wait({commit})
-            if not group.outputs or not self._may_go_on(group.chunks):
+            if not group.outgoing or not self._may_go_on(group.chunks):
                 self._in_work.remove(group.taken_up)
                 continue
             group.taken_up.leaving = True
             self._leaving.set()
-            outputs = await self._emit(group)
+            await self._emit(group)
             if commit is not None:
                 await asyncio.wait({commit})  # one that fails ends the others, this one too
-            last, commit = group, tasks.create_task(self._ack(group, outputs))
+            last, commit = group, tasks.create_task(self._ack(group))
 
     @property
     def _moving(self) -> bool:
@@ -279,17 +278,17 @@ class PredictionAgent:
         for chunk in chunks:
             self._app.consumer.unacked.discard(chunk.event.message)
 
-    async def _emit(self, group: Answered) -> list[Outputs]:
-        """Step 6: what the broker has of the outputs, which is all of them in some form."""
+    async def _emit(self, group: Answered) -> None:
+        """Step 6: wait until the broker has all that goes out, a prediction that it refuses as a letter."""
         with group.chunks[0].report.stage("emit"):  # 6. Emit
-            return await asyncio.gather(
+            await asyncio.gather(
                 *(
-                    self._deliver(chunk.tp.partition, output)
-                    for chunk, output in zip(group.chunks, group.outputs, strict=True)
+                    self._deliver(chunk.tp.partition, outgoing)
+                    for chunk, outgoing in zip(group.chunks, group.outgoing, strict=True)
                 )
             )
 
-    async def _ack(self, group: Answered, outputs: list[Outputs]) -> None:
+    async def _ack(self, group: Answered) -> None:
         """Step 7."""
         with group.chunks[0].report.stage("ack"):  # 7. Ack
             for chunk in group.chunks:
@@ -299,31 +298,29 @@ class PredictionAgent:
             if await self._commit(offsets) and all(map(self._is_ours, group.chunks)):
                 self._settled.update(offsets)
         self._pipeline.cache.trim()
-        for chunk, output in zip(group.chunks, outputs, strict=True):
-            self._observe(chunk.report.done(chunk.batch, output, chunk.records))
+        for chunk, outgoing in zip(group.chunks, group.outgoing, strict=True):
+            self._observe(chunk.report.done(chunk.batch, outgoing, chunk.records))
         self._in_work.remove(group.taken_up)
 
-    async def _deliver(self, partition: int, outputs: Outputs) -> Outputs:
-        """Wait until the broker has all outputs; what it has then, refused predictions as letters."""
+    async def _deliver(self, partition: int, outgoing: Outgoing) -> None:
         settings, deliver = self._settings, self._deliveries.deliver
         answers, places = await asyncio.gather(
-            deliver(settings.output_topic, partition, [message for _, message in outputs.predictions]),
-            deliver(settings.changelog_topic, partition, [(user, state, NO_HEADERS) for user, state in outputs.states]),
+            deliver(settings.output_topic, partition, outgoing.packed_predictions),
+            deliver(settings.changelog_topic, partition, outgoing.packed_states),
         )
         if None in answers:
-            outputs = _with_letters_for(outputs, [place is None for place in answers])
-        await self._deliver_letters(partition, [message for message, _ in outputs.dead_letters])
+            outgoing.refuse(answers)
+        await self._deliver_letters(partition, [message for message, _ in outgoing.dead_letters])
         if None in places:
             raise Refused(f"{settings.changelog_topic} refuses a history for its size")
-        self._table.apply(partition, outputs.states, cast(list[int], places))
-        return outputs
+        self._table.apply(partition, outgoing.states, cast(list[int], places))
 
     async def _deliver_letters(self, partition: int, letters: Sequence[Message]) -> None:
         """A letter that the broker finds too large goes without its value, which stays where it came from."""
-        topic = self._settings.dead_letter_topic
-        places = await self._deliveries.deliver(topic, partition, letters)
+        topic, deliveries = self._settings.dead_letter_topic, self._deliveries
+        places = await deliveries.deliver(topic, partition, deliveries.parcel(letters))
         large = [without_value(letter) for letter, place in zip(letters, places, strict=True) if place is None]
-        if None in await self._deliveries.deliver(topic, partition, large):
+        if None in await deliveries.deliver(topic, partition, deliveries.parcel(large)):
             raise Refused(f"{topic} refuses a dead letter even without its value")
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
@@ -360,15 +357,3 @@ async def _following(queue: asyncio.Queue[Prepared], *, goes_on: bool) -> Prepar
 def _all_of(queue: asyncio.Queue[Prepared]) -> Iterator[Prepared]:
     while not queue.empty():
         yield queue.get_nowait()
-
-
-def _with_letters_for(outputs: Outputs, refused: Sequence[bool]) -> Outputs:
-    """`outputs` with a dead letter in the place of each prediction that the broker refused for its size."""
-    rejected = Rejected(Reason.EMIT, "the prediction is larger than the broker takes")
-    predictions = [sent for sent, is_refused in zip(outputs.predictions, refused, strict=True) if not is_refused]
-    letters = [
-        (dead_letter(record, rejected), rejected.reason)
-        for (record, _), is_refused in zip(outputs.predictions, refused, strict=True)
-        if is_refused
-    ]
-    return replace(outputs, predictions=predictions, dead_letters=[*outputs.dead_letters, *letters])

@@ -10,7 +10,8 @@ from faust.types import TP, EventT
 from stream_app.events import Record
 from stream_app.intake import Chunk
 from stream_app.observations import BatchReport
-from stream_app.pipeline import Batch, Outputs
+from stream_app.outgoing import Outgoing
+from stream_app.pipeline import Batch
 
 
 class Prepared(NamedTuple):
@@ -54,7 +55,7 @@ class Answered(NamedTuple):
     """Chunks of different partitions that were on the device together, and what is to leave because of them."""
 
     chunks: list[Prepared]
-    outputs: list[Outputs]
+    outgoing: list[Outgoing]
     taken_up: TakenUp
 
     @classmethod

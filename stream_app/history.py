@@ -7,9 +7,9 @@ it was the first time. For that the ring keeps, beside all events that may come 
 can reach is dropped. What an event changes, and what a window shows, does not depend on when something is dropped: how
 many were is kept, so that the events of a user have the same numbers ever after.
 
-A history is kept as it is stored: one column of bytes per field, so that the usual event, which is the user's newest, is
-appended in a few copies, and storing it joins the columns. Everything else takes the slow road over rows. Knows nothing
-of Kafka, of tables or of models, and reads no clock.
+A history is kept as it is stored: its numbers as one string of bytes and its texts as another, so that the usual event,
+which is the user's newest, is appended in two copies, and storing it puts a header before them. Everything else takes the
+slow road over rows. Knows nothing of Kafka, of tables or of models, and reads no clock.
 """
 
 from __future__ import annotations
@@ -19,18 +19,25 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from enum import StrEnum
 from hashlib import blake2b
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from model.window import Window, WindowRule
 from stream_app.events import Event
 
-SCHEMA = 3
-HEADER = struct.Struct("<BiqHIIIQ")  # schema, partition, last offset, N, bytes of the three columns of texts, dropped
-HEADERS = {2: struct.Struct("<BiqHIII"), SCHEMA: HEADER}  # those that are read; before 3 `dropped` was not kept
+SCHEMA = 4
+HEADER = struct.Struct("<BiqHIQ")  # schema, partition, last offset, N, bytes of texts, dropped
+COLUMNS = {  # headers of schemas that are read: schema, partition, last offset, N, bytes of each column of texts, and from 3 on dropped
+    2: struct.Struct("<BiqHIII"),
+    3: struct.Struct("<BiqHIIIQ"),
+}
 GLANCE = struct.Struct("<BiqH")  # a header up to N
-NUMBER = 8  # bytes of a time (ms), of an offset, of the hash of an event_id
+ROW = struct.Struct("<qq8s")  # the numbers of an event: time in ms, offset, hash of its event_id
+ROW_BYTES = ROW.size
+NUMBER = 8  # bytes of a number
+TEXTS = 3  # of an event: item, behaviour, category
 INT64 = struct.Struct("<q")
-END = b"\0"  # behind every text of a column; the event contract keeps it out of texts
+END = b"\0"  # behind every text; the event contract keeps it out of texts
 NO_ID = bytes(NUMBER)  # the hash of "no event_id"
 
 
@@ -72,53 +79,64 @@ class HistoryRule(NamedTuple):
 class History(NamedTuple):
     """One user's events, ordered by (time, offset), all from one partition of the input topic.
 
-    The columns hold N events, oldest first: numbers of 8 bytes, little endian, and texts in UTF-8 with an END behind each.
-    An empty text stands for "none".
+    Both strings of bytes hold N events, oldest first: numbers of 8 bytes, little endian, and texts in UTF-8 with an END
+    behind each. An empty text stands for "none".
     """
 
     partition: int
     last_offset: int = -1
     dropped: int = 0  # events of the user before these, out of every window's reach
-    times: bytes = b""  # N × int64, ms UTC
-    offsets: bytes = b""  # N × int64
-    hashes: bytes = b""  # N × 8, see `hash_event_id`
-    items: bytes = b""
-    behaviors: bytes = b""
-    categories: bytes = b""
+    numbers: bytes = b""  # N × (time, offset, hash), see `ROW`
+    texts: bytes = b""  # N × (item, behaviour, category)
 
     @property
     def length(self) -> int:
         """N."""
-        return len(self.times) // NUMBER
+        return len(self.numbers) // ROW_BYTES
 
     @property
     def newest_offset(self) -> int:
         """The offset of the newest event, which is not the last one folded where that was late; -1 if there is none."""
-        return _last(self.offsets) if self.offsets else -1
+        return _number(self.numbers, -ROW_BYTES + NUMBER) if self.numbers else -1
 
     @property
     def watermark_ms(self) -> int | None:
         """The latest event time so far; the newest entry is never dropped, so it need not be stored."""
-        return _last(self.times) if self.times else None
+        return _number(self.numbers, -ROW_BYTES) if self.numbers else None
 
     @property
     def entries(self) -> list[Entry]:
         """The events as rows."""
-        hashes = [self.hashes[start : start + NUMBER] for start in range(0, len(self.hashes), NUMBER)]
-        items, categories = _texts(self.items, self.length), _texts(self.categories, self.length)
-        behaviors = self.behaviors.decode().split("\0")[:-1]
-        return list(map(Entry, _numbers(self.times), _numbers(self.offsets), hashes, items, behaviors, categories))
+        texts = [text or None for text in self.texts.decode().split("\0")[:-1]]
+        items, behaviors, categories = texts[0::TEXTS], texts[1::TEXTS], texts[2::TEXTS]
+        rows = zip(ROW.iter_unpack(self.numbers), items, behaviors, categories, strict=True)
+        return [
+            Entry(time_ms, offset, event_hash, item, behavior or "", category)
+            for (time_ms, offset, event_hash), item, behavior, category in rows
+        ]
+
+
+class Stored(NamedTuple):
+    """What a stored history says of itself."""
+
+    partition: int
+    last_offset: int
+    dropped: int
+    length: int  # N
+    begin: int  # where its numbers begin
+    texts: tuple[int, ...]  # bytes of the texts, or of each column of them
 
 
 def fold(history: History, event: Event, offset: int, rule: HistoryRule, settled: int) -> tuple[History, Outcome]:
     """Put `event`, read at `offset`, into `history`; no record below the offset `settled` comes again."""
-    partition, last_offset, dropped, times, offsets, hashes, items, behaviors, categories = history
+    partition, last_offset, dropped, numbers, texts = history
     _, behavior, time_ms, item, category, event_id = event
     event_hash = NO_ID if event_id is None else hash_event_id(event_id)
     if offset <= last_offset or (
-        times
+        numbers
         and (
-            time_ms < INT64.unpack_from(times, len(times) - NUMBER)[0] or (event_hash in hashes and event_hash != NO_ID)
+            time_ms < INT64.unpack_from(numbers, len(numbers) - ROW_BYTES)[0]
+            or (event_id is not None and event_hash in numbers)
         )
     ):
         return _fold_slowly(history, event, offset, event_hash, rule, settled)
@@ -126,15 +144,11 @@ def fold(history: History, event: Event, offset: int, rule: HistoryRule, settled
         partition,
         offset,
         dropped,
-        times + time_ms.to_bytes(NUMBER, "little"),
-        offsets + offset.to_bytes(NUMBER, "little"),
-        hashes + event_hash,
-        items + (END if item is None else f"{item}\0".encode()),
-        behaviors + f"{behavior}\0".encode(),
-        categories + (END if category is None else f"{category}\0".encode()),
+        numbers + ROW.pack(time_ms, offset, event_hash),
+        texts + f"{item or ''}\0{behavior}\0{category or ''}\0".encode(),
     )
     folded = tuple.__new__(History, columns)  # at half the cost of calling History
-    return (_trimmed(folded, time_ms, rule, settled) if times else folded), FOLDED
+    return (_trimmed(folded, time_ms, rule, settled) if numbers else folded), FOLDED
 
 
 def window(history: History, offset: int, rule: WindowRule) -> Window:
@@ -144,44 +158,41 @@ def window(history: History, offset: int, rule: WindowRule) -> Window:
     length = window_length(history, offset, rule)
     if length == 0:
         return Window([], [], [], ())
-    return Window(
-        _texts(history.items, length),
-        history.behaviors.decode().split("\0")[-1 - length : -1],
-        _texts(history.categories, length),
-        _numbers(history.times[-NUMBER * length :]),
-    )
+    texts: list[str] = history.texts.decode().split("\0")[-1 - TEXTS * length : -1]
+    items, categories = texts[0::TEXTS], texts[2::TEXTS]
+    return Window(_or_none(items), texts[1::TEXTS], _or_none(categories), _times(history.numbers, length))
 
 
 def window_length(history: History, offset: int, rule: WindowRule) -> int:
     """How many events `window` gives."""
     if offset < history.last_offset:
         history = _as_of(history, offset)
-    times = history.times
-    length = len(times) // NUMBER
-    total = history.dropped + length
+    _, _, dropped, numbers, _ = history
+    size = len(numbers)
+    length = size // ROW_BYTES
+    total = dropped + length
     if total > rule.events:
         length = min(length, total - rule.first(total))
     if length < 2:
         return length
-    newest_ms = _last(times)
-    start = len(times) - NUMBER * length
-    if int.from_bytes(times[start : start + NUMBER], "little") >= newest_ms - rule.age_ms + rule.age_stride_ms - 1:
+    newest_ms: int = INT64.unpack_from(numbers, size - ROW_BYTES)[0]
+    if INT64.unpack_from(numbers, size - ROW_BYTES * length)[0] >= newest_ms - rule.age_ms + rule.age_stride_ms - 1:
         return length  # not too old wherever multiples of the stride lie
-    numbers = _numbers(times[start:])
-    return length - bisect_left(numbers, rule.oldest_ms(newest_ms))
+    return length - bisect_left(_times(numbers, length), rule.oldest_ms(newest_ms))
 
 
 def recency_rank(history: History, item: str, most: int) -> int | None:
     """The rank of `item` among the distinct items of `history`, the most recent first; None beyond `most`, or if absent."""
-    name = item.encode() + END
-    start = 0 if history.items.startswith(name) else -1
-    later = history.items.rfind(END + name)
-    if later >= 0:
-        start = later + 1
-    if start < 0:
-        return None
-    newer = set(history.items[start + len(name) : -1].split(END)) - {b"", name[:-1]}
-    return len(newer) + 1 if len(newer) < most else None
+    name = item.encode()
+    newer: set[bytes] = set()
+    for other in history.texts.split(END)[-1 - TEXTS :: -TEXTS]:
+        if other == name:
+            return len(newer) + 1
+        if other:
+            newer.add(other)
+            if len(newer) == most:
+                break
+    return None
 
 
 def until(history: History, time_ms: int) -> History:
@@ -194,49 +205,32 @@ def on_partition(history: History, partition: int) -> History:
     """`history` carried over to another partition, whose offsets say nothing about the old ones."""
     if history.partition == partition:
         return history
-    nowhere = (-1).to_bytes(NUMBER, "little", signed=True)
-    return history._replace(partition=partition, last_offset=-1, offsets=nowhere * history.length)
+    entries = [entry._replace(offset=-1) for entry in history.entries]
+    return _of_rows(partition, -1, history.dropped, entries)
 
 
 def encode(history: History) -> bytes:
-    """`history` as bytes: a header and the columns."""
-    partition, last_offset, dropped, times, offsets, hashes, items, behaviors, categories = history
-    header = HEADER.pack(
-        SCHEMA, partition, last_offset, len(times) // NUMBER, len(items), len(behaviors), len(categories), dropped
-    )
-    return b"".join((header, times, offsets, hashes, items, behaviors, categories))
+    """`history` as bytes: a header, the numbers, the texts."""
+    partition, last_offset, dropped, numbers, texts = history
+    header = HEADER.pack(SCHEMA, partition, last_offset, len(numbers) // ROW_BYTES, len(texts), dropped)
+    return header + numbers + texts
 
 
 def decode(value: bytes) -> History:
     """The history in `value`. Raises HistoryError."""
-    begin, partition, last_offset, count, items, behaviors, dropped = _header(value)
-    numbers = count * NUMBER
-    times_end = begin + numbers
-    offsets_end = times_end + numbers
-    hashes_end = offsets_end + numbers
-    items_end = hashes_end + items
-    behaviors_end = items_end + behaviors
-    history = History(
-        partition,
-        last_offset,
-        dropped,
-        value[begin:times_end],
-        value[times_end:offsets_end],
-        value[offsets_end:hashes_end],
-        value[hashes_end:items_end],
-        value[items_end:behaviors_end],
-        value[behaviors_end:],
-    )
-    _check_texts(history.items, count)
-    _check_texts(history.behaviors, count)
-    _check_texts(history.categories, count)
-    return history
+    stored = _stored(value)
+    if value[0] != SCHEMA:
+        return _of_columns(value, stored)
+    partition, last_offset, dropped, count, begin, _ = stored
+    end = begin + ROW_BYTES * count
+    texts = value[end:]
+    _check_texts(texts, TEXTS * count)
+    return History(partition, last_offset, dropped, value[begin:end], texts)
 
 
 def last_event_ms(value: bytes) -> int:
     """The time of the newest event of a stored history, without reading the rest; of an empty one 0. Raises HistoryError."""
-    begin, _, _, count, *_ = _header(value)
-    return _last(value[begin : begin + NUMBER * count])
+    return newest_at_a_glance(value)[1] if _stored(value).length else 0
 
 
 def newest_at_a_glance(value: bytes) -> tuple[int, int]:
@@ -247,8 +241,9 @@ def newest_at_a_glance(value: bytes) -> tuple[int, int]:
     if len(value) < GLANCE.size:
         return -1, 0
     schema, partition, _, count = GLANCE.unpack_from(value)
-    end = HEADERS.get(schema, HEADER).size + NUMBER * count
-    return partition, int.from_bytes(value[end - NUMBER : end], "little")
+    columns = COLUMNS.get(schema)
+    newest = HEADER.size + ROW_BYTES * (count - 1) if columns is None else columns.size + NUMBER * (count - 1)
+    return partition, int.from_bytes(value[newest : newest + NUMBER], "little", signed=True)
 
 
 def hash_event_id(event_id: str) -> bytes:
@@ -274,7 +269,7 @@ def _fold_slowly(
     entry = Entry(event.time_ms, offset, event_hash, event.item_id, event.behavior, event.category)
     insort(entries, entry, key=_order)
     history = _of_rows(history.partition, offset, history.dropped, entries)
-    return _trimmed(history, _last(history.times), rule, settled), Outcome.FOLDED
+    return _trimmed(history, _number(history.numbers, -ROW_BYTES), rule, settled), Outcome.FOLDED
 
 
 def _before(entries: list[Entry], offset: int) -> list[Entry]:
@@ -298,9 +293,9 @@ def _order(entry: Entry) -> tuple[int, int]:
 
 def _trimmed(history: History, newest_ms: int, rule: HistoryRule, settled: int) -> History:
     """`history` without its oldest events, if it is time to drop some; what an age stride leaves out sooner waits."""
-    times, (window, _, slack) = history.times, rule
-    beyond = len(times) // NUMBER - window.events
-    if (beyond > 0 and beyond % slack == 0) or newest_ms - INT64.unpack_from(times)[0] > window.age_ms:
+    numbers, (window, _, slack) = history.numbers, rule
+    beyond = len(numbers) // ROW_BYTES - window.events
+    if (beyond > 0 and beyond % slack == 0) or newest_ms - INT64.unpack_from(numbers)[0] > window.age_ms:
         return _without(history, _out_of_reach(history, window, settled))
     return history
 
@@ -311,7 +306,8 @@ def _out_of_reach(history: History, rule: WindowRule, settled: int) -> int:
     Those that are settled, and older than a whole window of others that are, or than the newest of them allows. A window of the
     most events that there are: late ones, put before it, may have the start of a shorter one lie further back.
     """
-    times, offsets = _numbers(history.times), _numbers(history.offsets)
+    numbers = _numbers(history.numbers)
+    times, offsets = numbers[0::3], numbers[1::3]
     places = [place for place, offset in enumerate(offsets) if offset < settled]
     if not places:
         return 0
@@ -326,67 +322,69 @@ def _without(history: History, oldest: int) -> History:
     """`history` without so many of its oldest events."""
     if oldest == 0:
         return history
-    partition, last_offset, dropped, times, offsets, hashes, items, behaviors, categories = history
-    return History(
-        partition,
-        last_offset,
-        dropped + oldest,
-        times[NUMBER * oldest :],
-        offsets[NUMBER * oldest :],
-        hashes[NUMBER * oldest :],
-        items.split(END, oldest)[oldest],
-        behaviors.split(END, oldest)[oldest],
-        categories.split(END, oldest)[oldest],
-    )
+    partition, last_offset, dropped, numbers, texts = history
+    left = texts.split(END, TEXTS * oldest)[TEXTS * oldest]
+    return History(partition, last_offset, dropped + oldest, numbers[ROW_BYTES * oldest :], left)
 
 
 def _of_rows(partition: int, last_offset: int, dropped: int, entries: list[Entry]) -> History:
-    times, offsets, hashes, items, behaviors, categories = zip(*entries, strict=True) if entries else [()] * 6
-    return History(
-        partition,
-        last_offset,
-        dropped,
-        struct.pack(f"<{len(times)}q", *times),
-        struct.pack(f"<{len(offsets)}q", *offsets),
-        b"".join(hashes),
-        _column(items),
-        _column(behaviors),
-        _column(categories),
-    )
+    numbers = b"".join([ROW.pack(*entry[:3]) for entry in entries])
+    texts = "".join([f"{item or ''}\0{behavior}\0{category or ''}\0" for *_, item, behavior, category in entries])
+    return History(partition, last_offset, dropped, numbers, texts.encode())
 
 
-def _column(texts: tuple[str | None, ...]) -> bytes:
-    return b"".join([(text or "").encode() + END for text in texts])
+def _of_columns(value: bytes, stored: Stored) -> History:
+    """A history that an earlier version stored, with a column for each field."""
+    partition, last_offset, dropped, count, begin, texts = stored
+    ends = [*accumulate((NUMBER * count,) * 3 + texts, initial=begin)]
+    times, offsets, hashes, *columns = (value[start:end] for start, end in pairwise(ends))
+    for column in columns:
+        _check_texts(column, count)
+    numbers = [
+        column[start : start + NUMBER]
+        for start in range(0, NUMBER * count, NUMBER)
+        for column in (times, offsets, hashes)
+    ]
+    rows = zip(*(column.split(END)[:-1] for column in columns), strict=True)
+    return History(partition, last_offset, dropped, b"".join(numbers), b"".join([END.join(row) + END for row in rows]))
 
 
-def _last(times: bytes) -> int:
-    return int.from_bytes(times[-NUMBER:], "little", signed=True)
+def _number(numbers: bytes, place: int) -> int:
+    """The one that begins `place` bytes from the end, which is negative."""
+    value: int = INT64.unpack_from(numbers, len(numbers) + place)[0]
+    return value
 
 
-def _numbers(column: bytes) -> tuple[int, ...]:
-    return struct.unpack(f"<{len(column) // NUMBER}q", column)
+def _times(numbers: bytes, last: int) -> tuple[int, ...]:
+    """Of the `last` events, in ms."""
+    return _numbers(numbers[-ROW_BYTES * last :])[0::3]
 
 
-def _texts(column: bytes, last: int) -> Sequence[str | None]:
-    """The `last` texts of a column."""
-    texts = column.decode().split("\0")[-1 - last : -1]
-    return [text or None for text in texts] if END + END in column or column.startswith(END) else texts
+def _numbers(numbers: bytes) -> tuple[int, ...]:
+    """Time, offset, hash, time, …"""
+    return struct.unpack(f"<{len(numbers) // NUMBER}q", numbers)
 
 
-def _header(value: bytes) -> tuple[int, int, int, int, int, int, int]:
-    """Where the columns begin, and what is said before: partition, last offset, events, bytes of items, of behaviours, dropped."""
-    layout = HEADERS.get(value[0]) if value else HEADER
+def _or_none(texts: list[str]) -> Sequence[str | None]:
+    return [text or None for text in texts] if "" in texts else texts
+
+
+def _stored(value: bytes) -> Stored:
+    """Raises HistoryError where that is not what follows."""
+    schema = value[0] if value else SCHEMA
+    layout = HEADER if schema == SCHEMA else COLUMNS.get(schema)
     if layout is None:
-        known = " and ".join(map(str, HEADERS))
-        raise HistoryError(f"stored history has schema {value[0]}, this version reads {known}")
+        known = ", ".join(map(str, COLUMNS))
+        raise HistoryError(f"stored history has schema {schema}, this version reads {known} and {SCHEMA}")
     try:
-        _, partition, last_offset, count, items, behaviors, categories, *rest = layout.unpack_from(value)
+        _, partition, last_offset, count, *texts = layout.unpack_from(value)
     except struct.error as error:
         raise HistoryError(f"stored history is damaged: {error}") from None
-    end = layout.size + 3 * NUMBER * count + items + behaviors + categories
+    dropped = texts.pop() if schema > 2 else 0
+    end = layout.size + ROW_BYTES * count + sum(texts)
     if end != len(value):
         raise HistoryError(f"stored history is damaged: {len(value)} bytes where {end} should be")
-    return layout.size, partition, last_offset, count, items, behaviors, rest[0] if rest else 0
+    return Stored(partition, last_offset, dropped, count, layout.size, tuple(texts))
 
 
 def _check_texts(column: bytes, count: int) -> None:

@@ -10,6 +10,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple, Protocol, overload, runtime_checkable
 from zlib import crc32
 
@@ -101,7 +102,7 @@ class Windows(Sequence[Window]):
         columns = (
             event.user_id,
             record.partition,
-            before.last_offset if before.times else -1,
+            before.last_offset if before.numbers else -1,
             offset,
             history.dropped + history.length - length,
             length,
@@ -126,18 +127,18 @@ class Batch:
     times_ms: list[int] = field(default_factory=list)  # of the requests' events
     scored_share: float = 1.0  # of the users whose predictions are scored
 
-    def parts(self, requests: int) -> Iterator[Batch]:
-        """The same batch in parts of at most so many requests, to be scored and concluded one after the other.
+    def parts(self, most: int) -> Iterator[Batch]:
+        """The same batch in parts of at most so many requests and changes, to be scored and concluded one after the other.
 
-        It gives them up: what is large in them goes part by part, which is cheaper than much later and all at once.
+        It gives the requests up: what is large in them goes part by part, which is cheaper than much later and all at once.
         """
-        first, self.requests = self.requests[:requests], self.requests[requests:]
-        yield replace(self, requests=first)
-        del first
-        while self.requests:
-            part, self.requests = self.requests[:requests], self.requests[requests:]
-            yield Batch(part, scored_share=self.scored_share)
-            del part
+        changes = iter(self.changed.items())
+        rest = replace(self, requests=[], changed={})  # goes with the first part
+        for _ in range(0, max(1, len(self.requests), len(self.changed)), most):
+            requests, self.requests = self.requests[:most], self.requests[most:]
+            yield replace(rest, requests=requests, changed=dict(islice(changes, most)))
+            del requests
+            rest = Batch(scored_share=self.scored_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,7 @@ class Pipeline:
         while self._cold and len(found) < most:
             user_id = self._cold.popleft()
             history = self.cache.peek(user_id)
-            if history is not None and history.times:
+            if history is not None and history.numbers:
                 window = histories.window(history, history.last_offset, self.rule.window)
                 start = history.dropped + history.length - len(window.items)
                 found.append(Past(user_id, history.partition, history.last_offset, start, window))
@@ -349,7 +350,7 @@ class Pipeline:
 
 def _repeat_rank(event: Event, before: History) -> int | None:
     """The rank of the event's item among the user's own items before it, most recent first; None beyond the first K."""
-    if event.item_id is None or event.item_id.encode() not in before.items:
+    if event.item_id is None or event.item_id.encode() not in before.texts:
         return None
     if event.time_ms < (before.watermark_ms or 0):
         before = histories.until(before, event.time_ms)

@@ -11,7 +11,7 @@ side, each with partitions of its own, keep broker and worker at work together.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from time import time
 from types import TracebackType
@@ -20,6 +20,7 @@ from typing import Any, Self, cast
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, ProducerClosed, RecordListTooLargeError
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import RecordMetadata
 
 from stream_app.connection import security
@@ -32,12 +33,29 @@ REQUEST_TIMEOUT_S = 60.0  # for a batch with all its retries; a rebalance would 
 STOP_S = 5.0  # for what is still under way at the end
 
 
-class Batch:
-    """Messages for one partition, packed for the broker."""
+class Parcel:
+    """Messages for one partition, in order, packed for the broker as they are added; they need not be kept."""
 
-    def __init__(self, builder: BatchBuilder, messages: Sequence[Sendable]) -> None:
-        self.builder = builder
-        self.messages = messages
+    def __init__(self, new_batch: Callable[[], BatchBuilder], *, lingers: bool) -> None:
+        """Its last batch `lingers` with the producer, in case that others have more for the partition."""
+        self._new_batch = new_batch
+        self._lingers = lingers
+        self._batches: list[BatchBuilder] = []
+
+    def add(self, messages: Sequence[Sendable]) -> None:
+        """Pack into batches of at most `batch_bytes`; a larger message stands alone."""
+        now_ms = int(time() * 1000)
+        start = 0
+        while start < len(messages):
+            if not self._batches or self._batches[-1].closed():
+                self._batches.append(self._new_batch())
+            start += _append(self._batches[-1], messages[start:] if start else messages, now_ms)
+
+    def batches(self) -> list[BatchBuilder]:
+        """What was packed; nothing may be added any more."""
+        if self._batches and not self._lingers:
+            self._batches[-1].close()  # nobody adds to it: it need not linger
+        return self._batches
 
 
 class Deliveries:
@@ -67,13 +85,17 @@ class Deliveries:
     async def _stop(self) -> None:
         await asyncio.gather(*(lane.stop() for lane in self._lanes))
 
-    async def deliver(self, topic: str, partition: int, messages: Sequence[Sendable]) -> list[int | None]:
+    def parcel(self, messages: Sequence[Sendable] = ()) -> Parcel:
+        """Packs `messages`, and what is added."""
+        return self._lanes[0].parcel(messages)
+
+    async def deliver(self, topic: str, partition: int, parcel: Parcel) -> list[int | None]:
         """The offset of each message once the broker has them all; None for one that is too large for it.
 
         Raises KafkaError where the broker cannot be reached in time, or refuses for another reason.
         """
         lane = self._lane_of.setdefault((topic, partition), self._lanes[len(self._lane_of) % len(self._lanes)])
-        return await lane.deliver(topic, partition, messages)
+        return await lane.deliver(topic, partition, parcel)
 
 
 class Lane:
@@ -102,26 +124,32 @@ class Lane:
             entering.cancel()
         await asyncio.gather(_stop(self._producer), *(_within_limit(*one) for one in self._retiring.items()))
 
-    async def deliver(self, topic: str, partition: int, messages: Sequence[Sendable]) -> list[int | None]:
+    def parcel(self, messages: Sequence[Sendable]) -> Parcel:
+        """As `Deliveries.parcel`."""
+        parcel = Parcel(self._producer.create_batch, lingers=self._settings.linger_ms > 0)
+        parcel.add(messages)
+        return parcel
+
+    async def deliver(self, topic: str, partition: int, parcel: Parcel) -> list[int | None]:
         """As `Deliveries.deliver`."""
         offsets: list[int | None] = []
-        for batch in list(self._pack(messages)):
+        for batch in parcel.batches():
             offsets.extend(await self._deliver(topic, partition, batch))
         return offsets
 
-    async def _deliver(self, topic: str, partition: int, batch: Batch) -> list[int | None]:
+    async def _deliver(self, topic: str, partition: int, batch: BatchBuilder) -> list[int | None]:
         """Send a batch; one that is refused for its size goes again in halves, until what is too large stands alone."""
-        messages = batch.messages
-        if batch.builder.size() <= self._settings.max_request_bytes:
-            first = await self._send(topic, partition, batch.builder)
+        count = batch.record_count()
+        if batch.size() <= self._settings.max_request_bytes:
+            first = await self._send(topic, partition, batch)
             if first is not None:
-                return list(range(first, first + len(messages)))
-        if len(messages) == 1:
+                return list(range(first, first + count))
+        if count == 1:
             return [None]
-        half = len(messages) // 2
+        messages = unpacked(batch)
         return [
-            *await self.deliver(topic, partition, messages[:half]),
-            *await self.deliver(topic, partition, messages[half:]),
+            *await self.deliver(topic, partition, self.parcel(messages[: count // 2])),
+            *await self.deliver(topic, partition, self.parcel(messages[count // 2 :])),
         ]
 
     async def _send(self, topic: str, partition: int, builder: BatchBuilder) -> int | None:
@@ -159,21 +187,6 @@ class Lane:
                 raise ProducerClosed from None  # it was `stop` that gave it up, nobody wanted this task to end
             raise
         return delivery
-
-    def _pack(self, messages: Sequence[Sendable]) -> Iterator[Batch]:
-        """Batches of at most `batch_bytes`; a larger message stands alone."""
-        now_ms = int(time() * 1000)
-        start = 0
-        while start < len(messages):
-            builder = self._producer.create_batch()
-            end = start + _append(builder, messages[start:] if start else messages, now_ms)
-            yield self._closed(builder, messages[start:end])
-            start = end
-
-    def _closed(self, builder: BatchBuilder, messages: Sequence[Sendable]) -> Batch:
-        if not self._settings.linger_ms:
-            builder.close()  # nobody adds to it: it need not linger
-        return Batch(builder, messages)
 
     async def _renew(self, refused: AIOKafkaProducer) -> None:
         """After a refusal an idempotent producer is out of step: aiokafka has counted what the broker has not.
@@ -223,20 +236,27 @@ class Lane:
         return AIOKafkaProducer(**options, **security(settings))
 
 
-def _append(builder: BatchBuilder, messages: Sequence[Sendable], now_ms: int) -> int:
-    """How many of the messages, in order, went into an empty batch.
+def _append(batch: BatchBuilder, messages: Sequence[Sendable], now_ms: int) -> int:
+    """How many of the messages, in order, went into a batch; it is closed if these are not all.
 
-    As `builder.append` does it, one call of Python less for each message, which is a quarter of the time.
+    As `batch.append` does it, one call of Python less for each message, which is a quarter of the time.
     """
-    append = builder._builder.append  # noqa: SLF001
-    count = 0
+    append = batch._builder.append  # noqa: SLF001
+    first: int = batch.record_count()
+    count = first
     for key, value, headers in messages:
         if append(count, now_ms, key=key, value=value, headers=headers) is None:
-            builder.close()
+            batch.close()
             break
         count += 1
-    builder._relative_offset = count  # noqa: SLF001
-    return count
+    batch._relative_offset = count  # noqa: SLF001
+    return count - first
+
+
+def unpacked(batch: BatchBuilder) -> list[Sendable]:
+    """The messages in a batch, in order; nothing may be added to it any more."""
+    records = MemoryRecords(bytes(batch._build())).next_batch()  # noqa: SLF001  # it can be built again, or sent
+    return [(record.key, record.value, record.headers) for record in records]
 
 
 async def _stop(producer: AIOKafkaProducer, limit_s: float | None = None) -> None:

@@ -48,6 +48,7 @@ TRANSPORT = {
     "stream_app.model_commands",
     "stream_app.model_watch",
     "stream_app.observations",
+    "stream_app.outgoing",
     "stream_app.player",
     "stream_app.producing",
     "stream_app.replay",

@@ -56,10 +56,12 @@ async def test_what_is_too_large_is_none_and_the_others_arrive_in_order(
 ) -> None:
     messages = with_large(50, places)
     async with deliveries(kafka.bootstrap, idempotent=idempotent) as producer:
-        offsets = await producer.deliver(topic, 1, messages)
+        offsets = await producer.deliver(topic, 1, producer.parcel(messages))
         assert {place for place, offset in enumerate(offsets) if offset is None} == places
         assert [offset for offset in offsets if offset is not None] == list(range(50 - len(places)))
-        assert await producer.deliver(topic, 1, numbered(1)) == [50 - len(places)], "in step with the broker"
+        assert await producer.deliver(topic, 1, producer.parcel(numbered(1))) == [50 - len(places)], (
+            "in step with the broker"
+        )
     assert is_at(messages, offsets, await read(kafka.bootstrap, topic, 1, 0, 50 - len(places)))
 
 
@@ -68,7 +70,7 @@ async def test_what_the_broker_measures_is_compressed(kafka: KafkaServer, topic:
     messages = with_large(30, {7})
     messages[20] = (b"compressible", b"x" * 90_000, [])
     async with deliveries(kafka.bootstrap, compression=compression) as producer:
-        offsets = await producer.deliver(topic, 0, messages)
+        offsets = await producer.deliver(topic, 0, producer.parcel(messages))
     refused = {7, 20} if compression == "none" else {7}
     assert {place for place, offset in enumerate(offsets) if offset is None} == refused
     assert is_at(messages, offsets, await read(kafka.bootstrap, topic, 0, 0, 30 - len(refused)))
@@ -78,7 +80,7 @@ async def test_many_that_fit_alone_and_not_together(kafka: KafkaServer, topic: s
     """The limit was lowered below `batch_bytes`: nothing is refused, all goes in smaller batches."""
     messages = numbered(400, size=1000)
     async with deliveries(kafka.bootstrap, linger_ms=5) as producer:
-        assert await producer.deliver(topic, 0, messages) == list(range(400))
+        assert await producer.deliver(topic, 0, producer.parcel(messages)) == list(range(400))
     assert is_at(messages, list(range(400)), await read(kafka.bootstrap, topic, 0, 0, 400))
 
 
@@ -96,7 +98,7 @@ async def test_other_partitions_go_on_while_some_are_refused(
         for _ in range(rounds):
             messages = with_large(10, {5} if partition < refused else set())
             sent += messages
-            offsets += await producer.deliver(topic, partition, messages)
+            offsets += await producer.deliver(topic, partition, producer.parcel(messages))
         return sent, offsets
 
     async with deliveries(kafka.bootstrap, producers=producers) as producer:
@@ -114,7 +116,7 @@ async def test_a_batch_larger_than_a_segment_is_too_large(kafka: KafkaServer, to
     messages = numbered(9)
     messages[4] = (b"large", b"x" * 2_000_000, [])
     async with deliveries(kafka.bootstrap) as producer:
-        offsets = await producer.deliver(topic, 0, messages)
+        offsets = await producer.deliver(topic, 0, producer.parcel(messages))
     assert offsets == [0, 1, 2, 3, None, 4, 5, 6, 7]
     assert is_at(messages, offsets, await read(kafka.bootstrap, topic, 0, 0, 8))
 
@@ -122,8 +124,8 @@ async def test_a_batch_larger_than_a_segment_is_too_large(kafka: KafkaServer, to
 async def test_a_broker_that_comes_back_in_time_has_everything_once(kafka: KafkaServer, topic: str) -> None:
     messages = numbered(2000)  # in batches of a few: a warm broker has 200 before it is killed
     async with deliveries(kafka.bootstrap, batch_bytes=1024) as producer:
-        await producer.deliver(topic, 0, messages)
-        delivering = asyncio.create_task(producer.deliver(topic, 0, messages))
+        await producer.deliver(topic, 0, producer.parcel(messages))
+        delivering = asyncio.create_task(producer.deliver(topic, 0, producer.parcel(messages)))
         await asyncio.sleep(0.005)
         kafka.kill()
         try:
@@ -144,8 +146,8 @@ async def test_a_topic_that_is_met_while_the_producer_is_renewed(kafka: KafkaSer
     async def reject(producer: Deliveries, partition: int) -> None:
         for count in range(1, 12):
             large = with_large(count, set(range(partition, count)))  # partitions are refused at different times
-            places = await producer.deliver(topic, partition, large)
-            await producer.deliver(letters, partition, numbered(places.count(None)))
+            places = await producer.deliver(topic, partition, producer.parcel(large))
+            await producer.deliver(letters, partition, producer.parcel(numbered(places.count(None))))
 
     for _ in range(rounds := 4):
         async with asyncio.timeout(30), deliveries(kafka.bootstrap) as producer:

@@ -70,6 +70,12 @@ class Sent:
         return [key for key, _, _ in self.messages]
 
 
+class Parcel(list[Sendable]):
+    """Messages that are not packed."""
+
+    add = list.extend
+
+
 class Deliveries:
     """Takes messages and leaves their delivery to the test."""
 
@@ -86,7 +92,10 @@ class Deliveries:
     async def __aexit__(self, *_: object) -> None:
         self.left = True
 
-    async def deliver(self, topic: str, partition: int, messages: Sequence[Sendable]) -> list[int | None]:
+    def parcel(self, messages: Sequence[Sendable] = ()) -> Parcel:
+        return Parcel(messages)
+
+    async def deliver(self, topic: str, partition: int, messages: Parcel) -> list[int | None]:
         assert self.entered
         assert not self.left
         if not messages:

@@ -16,7 +16,7 @@ from model.sequences import Sequences
 from model.window import Window, WindowRule
 from stream_app import history as histories
 from stream_app.events import Event
-from stream_app.history import END, HEADER, HEADERS, NO_ID, SCHEMA, Entry, History, HistoryError, HistoryRule, Outcome
+from stream_app.history import COLUMNS, END, HEADER, NO_ID, SCHEMA, Entry, History, HistoryError, HistoryRule, Outcome
 
 START_MS = 1_750_000_000_000
 EMPTY = Window([], [], [], ())
@@ -691,7 +691,7 @@ def test_a_history_of_fifty_events_takes_less_than_four_kilobytes() -> None:
     )
     assert history.length == 65
     row = 8 + 8 + 8 + len("add_to_cart") + 1 + len("item-00000000") + 1 + len("category-0") + 1
-    assert len(histories.encode(history)) == 1 + 4 + 8 + 2 + 3 * 4 + 8 + 65 * row < 4096 + 15 * row
+    assert len(histories.encode(history)) == 1 + 4 + 8 + 2 + 4 + 8 + 65 * row < 4096 + 15 * row
 
 
 def _stored() -> bytes:
@@ -699,24 +699,32 @@ def _stored() -> bytes:
     return histories.encode(run(History(3), enumerate(events), rule(events=4))[0])
 
 
-def _as_of_schema_2(history: History) -> bytes:
-    texts = history.items, history.behaviors, history.categories
-    numbers = 2, history.partition, history.last_offset, history.length
-    header = struct.pack("<BiqHIII", *numbers, *map(len, texts))
-    return b"".join((header, history.times, history.offsets, history.hashes, *texts))
+def _in_columns(history: History, schema: int) -> bytes:
+    """As schemas 2 and 3 stored it."""
+    entries = history.entries
+    texts = [
+        b"".join((text or "").encode() + b"\0" for text in column)
+        for column in (
+            [entry.item for entry in entries],
+            [entry.behavior for entry in entries],
+            [entry.category for entry in entries],
+        )
+    ]
+    header = struct.pack("<BiqH", schema, history.partition, history.last_offset, len(entries))
+    header += struct.pack("<III", *map(len, texts)) + (struct.pack("<Q", history.dropped) if schema == 3 else b"")
+    numbers = [struct.pack(f"<{len(entries)}q", *(entry[place] for entry in entries)) for place in (0, 1)]
+    return b"".join((header, *numbers, *(entry.event_hash for entry in entries), *texts))
 
 
-@given(streams(), rules)
-def test_what_was_stored_before_dropped_events_were_counted_is_read(
-    records: list[tuple[int, Event]], rule: HistoryRule
-) -> None:
+@given(streams(), rules, st.sampled_from([2, 3]))
+def test_what_earlier_versions_stored_is_read(records: list[tuple[int, Event]], rule: HistoryRule, schema: int) -> None:
     history, _ = run(History(0), records, rule)
-    stored = _as_of_schema_2(history)
-    assert histories.decode(stored) == history._replace(dropped=0)
+    stored = _in_columns(history, schema)
+    assert histories.decode(stored) == (history if schema == 3 else history._replace(dropped=0))
     assert histories.last_event_ms(stored) == (history.watermark_ms or 0)
     for value in (stored, histories.encode(history)):
         assert histories.newest_at_a_glance(value) == (0, history.watermark_ms or 0) or not history.length
-    for length in (*range(HEADERS[2].size), len(stored) - 1):
+    for length in (*range(1, COLUMNS[schema].size), len(stored) - 1):
         with pytest.raises(HistoryError, match="damaged"):
             histories.decode(stored[:length])
 
@@ -736,10 +744,10 @@ def test_bytes_behind_the_last_event_are_refused() -> None:
             read(stored + b"\x00")
 
 
-@pytest.mark.parametrize("schema", [0, 1, 4, 255])
+@pytest.mark.parametrize("schema", [0, 1, 5, 255])
 def test_another_schema_is_refused_by_name(schema: int) -> None:
     for read in (histories.decode, histories.last_event_ms):
-        with pytest.raises(HistoryError, match=f"schema {schema}, this version reads 2 and 3"):
+        with pytest.raises(HistoryError, match=f"schema {schema}, this version reads 2, 3 and 4"):
             read(bytes([schema]) + _stored()[1:])
 
 
@@ -768,15 +776,21 @@ def decode_or_refuse(value: bytes) -> History | None:
     return None
 
 
-def value_of(count: int, numbers: bytes, items: bytes, behaviors: bytes, categories: bytes, dropped: int = 0) -> bytes:
+def value_of(count: int, numbers: bytes, texts: bytes, dropped: int = 0) -> bytes:
     """A stored history whose header agrees with its length."""
-    header = HEADER.pack(SCHEMA, 0, 0, count, len(items), len(behaviors), len(categories), dropped)
-    return header + numbers + items + behaviors + categories
+    return HEADER.pack(SCHEMA, 0, 0, count, len(texts), dropped) + numbers + texts
+
+
+def value_in_columns(schema: int, count: int, numbers: bytes, columns: Sequence[bytes], dropped: int = 0) -> bytes:
+    """The same for schemas 2 and 3."""
+    header = (schema, 0, 0, count, *map(len, columns), *([dropped] if schema == 3 else []))
+    return COLUMNS[schema].pack(*header) + numbers + b"".join(columns)
 
 
 @st.composite
 def well_formed(draw: st.DrawFn, *, sound: bool = False) -> bytes:
     """Lengths that agree, around numbers of any kind, and texts of any kind unless they shall be `sound`."""
+    schema = draw(st.sampled_from([*COLUMNS, SCHEMA]))
     count = draw(st.integers(0, 3))
     numbers = draw(st.binary(min_size=3 * 8 * count, max_size=3 * 8 * count))
     any_text = st.sampled_from([b"", b"a", b"1", "語".encode()])
@@ -786,7 +800,10 @@ def well_formed(draw: st.DrawFn, *, sound: bool = False) -> bytes:
     columns = [b"".join(text + END for text in draw(texts)) for _ in range(3)]
     if not sound and draw(st.booleans()):
         columns[0] = draw(st.binary(max_size=6))
-    return value_of(count, numbers, *columns, draw(st.integers(0, 9) | st.just(2**64 - 1)))
+    dropped = draw(st.integers(0, 9) | st.just(2**64 - 1))
+    if schema == SCHEMA:
+        return value_of(count, numbers, b"".join(columns), dropped)
+    return value_in_columns(schema, count, numbers, columns, dropped)
 
 
 @settings(max_examples=300)
@@ -794,7 +811,7 @@ def well_formed(draw: st.DrawFn, *, sound: bool = False) -> bytes:
 def test_garbage_raises_nothing_but_history_error(value: bytes) -> None:
     history = decode_or_refuse(value)
     if history is not None:
-        assert histories.encode(history) == value
+        assert histories.encode(history) == value or value[0] in COLUMNS
         assert histories.decode(histories.encode(history)) == history
 
 
@@ -811,6 +828,25 @@ def test_what_is_decoded_can_be_folded_whatever_its_numbers(
         assert len(history.entries) == history.length
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (b"", "its texts are not as many as its events"),
+        (b"a\0b\0c\0" + b"a\0b\0", "its texts are not as many as its events"),
+        (b"a\0b\0c\0" + b"a\0b\0c\0" + b"\0", "its texts are not as many as its events"),
+        (b"a\0b\0c\0" + b"a\0b\0\0c", "its texts are not as many as its events"),
+        (b"a\0b\0c\0" + b"a\0b\0c", "its texts are not as many as its events"),
+        (b"a\0b\0c\0" + b"a\0\xff\0c\0", "invalid start byte"),
+        (b"a\0b\0c\0" + b"\xe8\xaa\0\x9e\0c\0", "invalid continuation byte"),
+    ],
+)
+def test_texts_that_are_no_texts_are_refused(texts: bytes, message: str) -> None:
+    assert histories.decode(value_of(2, bytes(3 * 8 * 2), b"a\0b\0c\0" * 2)).length == 2
+    with pytest.raises(HistoryError, match=message):
+        histories.decode(value_of(2, bytes(3 * 8 * 2), texts))
+
+
+@pytest.mark.parametrize("schema", COLUMNS)
 @pytest.mark.parametrize("column", range(3))
 @pytest.mark.parametrize(
     ("texts", "message"),
@@ -824,20 +860,23 @@ def test_what_is_decoded_can_be_folded_whatever_its_numbers(
         (b"\xe8\xaa\0\x9e\0", "invalid continuation byte"),
     ],
 )
-def test_a_column_that_is_no_column_of_texts_is_refused(column: int, texts: bytes, message: str) -> None:
+def test_a_column_that_is_no_column_of_texts_is_refused(schema: int, column: int, texts: bytes, message: str) -> None:
     columns = [b"a\0b\0"] * 3
-    assert histories.decode(value_of(2, bytes(3 * 8 * 2), *columns)).length == 2
+    assert histories.decode(value_in_columns(schema, 2, bytes(3 * 8 * 2), columns)).length == 2
     columns[column] = texts
     with pytest.raises(HistoryError, match=message):
-        histories.decode(value_of(2, bytes(3 * 8 * 2), *columns))
+        histories.decode(value_in_columns(schema, 2, bytes(3 * 8 * 2), columns))
 
 
 def test_texts_without_an_event_are_refused() -> None:
+    values = [value_of(0, b"", b"a")]
     for column in range(3):
         columns = [b""] * 3
         columns[column] = b"a"
+        values.append(value_in_columns(3, 0, b"", columns))
+    for value in values:
         with pytest.raises(HistoryError, match="its texts are not as many as its events"):
-            histories.decode(value_of(0, b"", *columns))
+            histories.decode(value)
 
 
 @settings(max_examples=300)

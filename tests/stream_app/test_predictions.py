@@ -192,7 +192,7 @@ def test_what_is_encoded_depends_on_nothing_that_came_before(before: list[Case],
 
 @pytest.mark.parametrize("probabilities", [[], [1.0], [0.5, 0.25, 0.25]])
 def test_an_answer_about_other_behaviors_is_never_encoded(probabilities: list[float]) -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="probabilities of 2 behaviours"):
         ENCODER.encode("t-0-0", EVENT, 1, replace(FORECAST, next_behaviors=probabilities))
 
 

@@ -10,7 +10,6 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from hypothesis import strategies as st
 
 from stream_app import producing
 from stream_app.broker import EmbeddedBroker
-from stream_app.producing import Deliveries, Lane, Sendable
+from stream_app.producing import Deliveries, Lane, Sendable, unpacked
 from stream_app.settings import Settings
 from tests.processes import free_port
 
@@ -103,31 +102,31 @@ async def test_each_message_has_the_offset_that_is_answered(
     async with deliveries(
         broker.bootstrap, compression=compression, idempotent=idempotent, batch_bytes=4096
     ) as producer:
-        assert len(list(only_lane(producer)._pack(messages))) > 4
+        assert len(producer.parcel(messages).batches()) > 4
         first = (await ends(broker.bootstrap))[1]
-        offsets = await producer.deliver(TOPIC, 1, messages)
+        offsets = await producer.deliver(TOPIC, 1, producer.parcel(messages))
         assert offsets == list(range(first, first + 400)), "in order, one behind the other"
-        assert await producer.deliver(TOPIC, 1, messages[:1]) == [first + 400]
+        assert await producer.deliver(TOPIC, 1, producer.parcel(messages[:1])) == [first + 400]
     assert is_at(messages, offsets, await read(broker.bootstrap, TOPIC, 1, first, 400))
 
 
 async def test_a_tombstone_and_what_has_no_key_go_too(broker: EmbeddedBroker) -> None:
     messages: list[Sendable] = [(b"u", None, []), (None, b"v", [("h", b"")]), (b"", b"", [])]
     async with deliveries(broker.bootstrap) as producer:
-        offsets = await producer.deliver(TOPIC, 0, messages)
+        offsets = await producer.deliver(TOPIC, 0, producer.parcel(messages))
     assert offsets[0] is not None
     assert is_at(messages, offsets, await read(broker.bootstrap, TOPIC, 0, offsets[0], 3))
 
 
 async def test_nothing_to_deliver_asks_nobody(broker: EmbeddedBroker) -> None:
     async with deliveries(broker.bootstrap) as producer:
-        assert await producer.deliver("no such topic", 99, []) == []
+        assert await producer.deliver("no such topic", 99, producer.parcel([])) == []
 
 
 async def test_a_record_says_when_it_was_produced(broker: EmbeddedBroker) -> None:
     before_ms = int(time.time() * 1000)
     async with deliveries(broker.bootstrap) as producer:
-        (offset,) = await producer.deliver(TOPIC, 0, numbered(1))
+        (offset,) = await producer.deliver(TOPIC, 0, producer.parcel(numbered(1)))
     assert offset is not None
     (record,) = await read(broker.bootstrap, TOPIC, 0, offset, 1)
     assert before_ms <= record.timestamp <= int(time.time() * 1000)
@@ -138,7 +137,9 @@ async def test_partitions_at_the_same_time_do_not_wait_for_each_other(broker: Em
     messages = numbered(200)
     async with deliveries(broker.bootstrap, linger_ms=linger_ms, batch_bytes=2048) as producer:
         first = await ends(broker.bootstrap)
-        answers = await asyncio.gather(*(producer.deliver(TOPIC, number, messages) for number in range(PARTITIONS)))
+        answers = await asyncio.gather(
+            *(producer.deliver(TOPIC, number, producer.parcel(messages)) for number in range(PARTITIONS))
+        )
     for number, offsets in enumerate(answers):
         assert offsets == list(range(first[number], first[number] + 200))
         assert is_at(messages, offsets, await read(broker.bootstrap, TOPIC, number, first[number], 200))
@@ -146,10 +147,10 @@ async def test_partitions_at_the_same_time_do_not_wait_for_each_other(broker: Em
 
 async def test_a_batch_that_is_full_does_not_linger(broker: EmbeddedBroker) -> None:
     async with deliveries(broker.bootstrap, linger_ms=1000, batch_bytes=1024) as producer:
-        await producer.deliver(TOPIC, 0, numbered(1))  # knows the topic by now
+        await producer.deliver(TOPIC, 0, producer.parcel(numbered(1)))  # knows the topic by now
         start = time.monotonic()
-        batches = len(list(only_lane(producer)._pack(numbered(100))))
-        await producer.deliver(TOPIC, 0, numbered(100))
+        batches = len(producer.parcel(numbered(100)).batches())
+        await producer.deliver(TOPIC, 0, producer.parcel(numbered(100)))
         assert batches > 4
         assert 0.5 < time.monotonic() - start < batches / 2, "the last one alone has lingered"
 
@@ -159,26 +160,43 @@ async def test_a_batch_that_is_full_does_not_linger(broker: EmbeddedBroker) -> N
 sizes = st.lists(st.integers(0, 3000), max_size=60)
 
 
-@given(sizes, st.sampled_from([1024, 1500, 4000]), st.sampled_from(["none", "zstd"]))
-def test_batches_are_the_messages_in_order_and_within_the_limit(sizes: list[int], limit: int, compression: str) -> None:
+@given(sizes, st.integers(1, 20), st.sampled_from([1024, 1500, 4000]), st.sampled_from(["none", "zstd"]))
+def test_batches_are_the_messages_in_order_and_within_the_limit(
+    sizes: list[int], piece: int, limit: int, compression: str
+) -> None:
+    """However they are added: at once, or so many at a time."""
     messages: list[Sendable] = [(b"%d" % n, os.urandom(size), [("h", b"1")]) for n, size in enumerate(sizes)]
 
-    async def pack() -> list[producing.Batch]:
+    async def pack() -> list[BatchBuilder]:
         lane = Lane(Settings(broker="127.0.0.1:1", batch_bytes=limit, compression=compression))
         lane._producer = lane._new_producer()
         try:
-            return list(lane._pack(messages))
+            parcel = lane.parcel(messages[:piece])
+            for start in range(piece, len(messages), piece):
+                parcel.add(messages[start : start + piece])
+            return parcel.batches()
         finally:
             await lane._producer.stop()
 
     batches = asyncio.run(pack())
-    assert [message for batch in batches for message in batch.messages] == messages
-    for batch in batches:
-        assert batch.builder.record_count() == len(batch.messages) > 0
-        assert batch.builder.size() <= limit or len(batch.messages) == 1
-        assert batch.builder.closed()
-    for batch, following in pairwise(batches):  # none is smaller than it must be; 40 bytes are around a message
-        assert batch.builder.size() + len(following.messages[0][1] or b"") + 40 > limit
+    counts, packed = [batch.record_count() for batch in batches], [batch.size() for batch in batches]
+    contents = [unpacked(batch) for batch in batches]
+    assert [message for content in contents for message in content] == messages
+    assert [len(content) for content in contents] == counts
+    assert all(count > 0 for count in counts)
+    assert all(size <= limit or count == 1 for size, count in zip(packed, counts, strict=True))
+    assert all(batch.closed() for batch in batches)
+    for size, following in zip(packed, contents[1:], strict=False):  # none is smaller than it must be
+        assert size + len(following[0][1] or b"") + 40 > limit, "40 bytes are around a message"
+
+
+async def test_the_last_batch_of_a_parcel_may_linger(broker: EmbeddedBroker) -> None:
+    for linger_ms in (0, 50):
+        async with deliveries(broker.bootstrap, linger_ms=linger_ms, batch_bytes=1024) as producer:
+            *full, last = producer.parcel(numbered(100)).batches()
+            assert full
+            assert all(batch.closed() for batch in full)
+            assert last.closed() == (linger_ms == 0)
 
 
 @pytest.mark.parametrize("place", [0, 5, 9])
@@ -186,8 +204,8 @@ async def test_a_message_larger_than_a_batch_stands_alone(broker: EmbeddedBroker
     messages = numbered(10)
     messages[place] = (b"large", b"x" * 50_000, [])
     async with deliveries(broker.bootstrap, batch_bytes=1024) as producer:
-        assert [len(batch.messages) for batch in only_lane(producer)._pack(messages)].count(1) >= 1
-        offsets = await producer.deliver(TOPIC, 2, messages)
+        assert [batch.record_count() for batch in producer.parcel(messages).batches()].count(1) >= 1
+        offsets = await producer.deliver(TOPIC, 2, producer.parcel(messages))
     assert offsets[0] is not None
     assert is_at(messages, offsets, await read(broker.bootstrap, TOPIC, 2, offsets[0], 10))
 
@@ -199,7 +217,7 @@ async def test_what_is_above_the_largest_request_is_not_even_sent(broker: Embedd
         messages[place] = (b"large", b"x" * 3000, [])
     async with deliveries(broker.bootstrap, max_request_bytes=2000) as producer:
         first = (await ends(broker.bootstrap))[0]
-        offsets = await producer.deliver(TOPIC, 0, messages)
+        offsets = await producer.deliver(TOPIC, 0, producer.parcel(messages))
     assert [place for place, offset in enumerate(offsets) if offset is None] == sorted(places)
     assert [offset for offset in offsets if offset is not None] == list(range(first, first + 10 - len(places)))
     assert is_at(messages, offsets, await read(broker.bootstrap, TOPIC, 0, first, 10 - len(places)))
@@ -262,9 +280,9 @@ async def test_partitions_that_are_refused_together_renew_the_producer_once(monk
     """A second renewal would stop the new producer while it starts."""
     producer, log = by_hand(monkeypatch, 2, 0)
     async with producer:
-        answers = await asyncio.gather(*(producer.deliver(TOPIC, n, numbered(1)) for n in range(2)))
+        answers = await asyncio.gather(*(producer.deliver(TOPIC, n, producer.parcel(numbered(1))) for n in range(2)))
         assert answers == [[None], [None]]
-        assert await producer.deliver(TOPIC, 0, numbered(1)) == [7]
+        assert await producer.deliver(TOPIC, 0, producer.parcel(numbered(1))) == [7]
     assert log == ["new", "new", "stopped", "stopped"]
 
 
@@ -273,12 +291,12 @@ async def test_a_batch_that_came_to_a_producer_just_renewed_goes_to_the_new_one(
 ) -> None:
     producer, _ = by_hand(monkeypatch, 1, 0)
     async with producer:
-        refused = asyncio.create_task(producer.deliver(TOPIC, 0, numbered(1)))
+        refused = asyncio.create_task(producer.deliver(TOPIC, 0, producer.parcel(numbered(1))))
         late: asyncio.Task[list[int | None]] | None = None
         lane = only_lane(producer)
         old = lane._producer
         while lane._producer is old:
-            late = asyncio.create_task(producer.deliver(TOPIC, 1, numbered(1)))
+            late = asyncio.create_task(producer.deliver(TOPIC, 1, producer.parcel(numbered(1))))
             await asyncio.sleep(0.001)
         assert late is not None
         assert (await refused, await late) == ([None], [7])
@@ -287,16 +305,16 @@ async def test_a_batch_that_came_to_a_producer_just_renewed_goes_to_the_new_one(
 async def test_without_idempotence_nothing_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     producer, log = by_hand(monkeypatch, 3, idempotent=False)
     async with producer:
-        assert await producer.deliver(TOPIC, 0, numbered(1)) == [None]
-        assert await producer.deliver(TOPIC, 0, numbered(2)) == [None, 7], "the whole, then the halves"
+        assert await producer.deliver(TOPIC, 0, producer.parcel(numbered(1))) == [None]
+        assert await producer.deliver(TOPIC, 0, producer.parcel(numbered(2))) == [None, 7], "the whole, then the halves"
     assert log == ["new", "stopped"]
 
 
 async def test_a_closed_producer_is_an_error_and_not_tried_for_ever(broker: EmbeddedBroker) -> None:
     async with deliveries(broker.bootstrap) as producer:
-        await producer.deliver(TOPIC, 0, numbered(1))
+        await producer.deliver(TOPIC, 0, producer.parcel(numbered(1)))
     with pytest.raises(ProducerClosed):
-        await asyncio.wait_for(producer.deliver(TOPIC, 0, numbered(1)), 5)
+        await asyncio.wait_for(producer.deliver(TOPIC, 0, producer.parcel(numbered(1))), 5)
 
 
 @pytest.mark.parametrize("renewed", [False, True])
@@ -306,12 +324,12 @@ async def test_the_end_does_not_wait_for_a_batch_whose_topic_is_not_found(
     monkeypatch.setattr(producing, "STOP_S", 0.5)
     producer, log = by_hand(monkeypatch, 0, 0)
     async with asyncio.timeout(30), producer:
-        lost = [asyncio.create_task(producer.deliver(NOWHERE, 0, numbered(1)))]
+        lost = [asyncio.create_task(producer.deliver(NOWHERE, 0, producer.parcel(numbered(1))))]
         await asyncio.sleep(0.1)
         if renewed:
             lane = only_lane(producer)
             await lane._renew(lane._producer)
-            lost.append(asyncio.create_task(producer.deliver(NOWHERE, 0, numbered(1))))
+            lost.append(asyncio.create_task(producer.deliver(NOWHERE, 0, producer.parcel(numbered(1)))))
             await asyncio.sleep(0.1)
         start = time.monotonic()
     assert time.monotonic() - start < 3 * producing.STOP_S
@@ -325,7 +343,7 @@ async def test_a_producer_that_is_being_renewed_at_the_end_is_stopped(monkeypatc
     """Whoever waits for a delivery may have failed meanwhile, for another reason."""
     producer, log = by_hand(monkeypatch, 1, 0)
     async with producer:
-        refused = asyncio.create_task(producer.deliver(TOPIC, 0, numbered(2)))
+        refused = asyncio.create_task(producer.deliver(TOPIC, 0, producer.parcel(numbered(2))))
         while log.count("new") < 2:
             await asyncio.sleep(0)
     assert log == ["new", "new", "stopped", "stopped"]
@@ -336,7 +354,7 @@ async def test_a_producer_that_is_being_renewed_at_the_end_is_stopped(monkeypatc
 async def test_what_is_refused_at_the_end_renews_no_producer(monkeypatch: pytest.MonkeyPatch) -> None:
     producer, log = by_hand(monkeypatch, 0, 0)
     async with producer:
-        refused = asyncio.create_task(producer.deliver(SLOW, 0, numbered(2)))
+        refused = asyncio.create_task(producer.deliver(SLOW, 0, producer.parcel(numbered(2))))
         await asyncio.sleep(0.05)
     with pytest.raises(ProducerClosed):
         await refused
@@ -352,7 +370,7 @@ async def test_the_end_waits_no_longer_for_a_producer_that_was_replaced(
     async with asyncio.timeout(30), deliveries(broker.bootstrap, linger_ms=1000) as producer:
         lane = only_lane(producer)
         lane._producer._message_accumulator._linger_time = 20.0  # seconds
-        lost = asyncio.create_task(producer.deliver(TOPIC, 0, numbered(1)))
+        lost = asyncio.create_task(producer.deliver(TOPIC, 0, producer.parcel(numbered(1))))
         await asyncio.sleep(0.2)
         await lane._renew(lane._producer)
         await asyncio.sleep(0.1)
@@ -414,7 +432,7 @@ async def test_a_partition_keeps_to_its_producer_and_producers_share_partitions(
     async with deliveries("127.0.0.1:1", producers=4) as producer:
         for _ in range(3):
             for topic, partition in order.sample(sorted(places), len(places)):
-                await producer.deliver(topic, partition, numbered(1))
+                await producer.deliver(topic, partition, producer.parcel(numbered(1)))
         assert all(one.running for one in made)
     assert sorted(place for one in made for place in one.taken) == sorted(places)
     assert [len(one.taken) for one in made] == [24 / 4] * 4
@@ -453,12 +471,12 @@ async def test_a_broker_that_goes_away_is_an_error_in_time_and_the_end_does_not_
     with EmbeddedBroker({TOPIC: 1}) as broker:
         try:
             async with asyncio.timeout(15), deliveries(broker.bootstrap, idempotent=idempotent) as producer:
-                await producer.deliver(TOPIC, 0, numbered(3))
+                await producer.deliver(TOPIC, 0, producer.parcel(numbered(3)))
                 os.kill(broker.pid, signal.SIGKILL if how == "gone" else signal.SIGSTOP)
                 await asyncio.sleep(0.2)  # for all its threads
                 start = time.monotonic()
                 with pytest.raises(KafkaError):
-                    await producer.deliver(TOPIC, 0, numbered(3))
+                    await producer.deliver(TOPIC, 0, producer.parcel(numbered(3)))
                 assert time.monotonic() - start < 5
                 start = time.monotonic()
             assert time.monotonic() - start < 5
@@ -473,13 +491,13 @@ async def test_what_a_broker_did_not_take_in_time_is_not_tried_again(idempotent:
     """Later it could be written over what somebody else has written meanwhile."""
     with EmbeddedBroker({TOPIC: 1}) as broker:
         async with deliveries(broker.bootstrap, idempotent=idempotent) as producer:
-            await producer.deliver(TOPIC, 0, numbered(1))
+            await producer.deliver(TOPIC, 0, producer.parcel(numbered(1)))
             client = only_lane(producer)._producer.client
             os.kill(broker.pid, signal.SIGSTOP)
             await asyncio.sleep(0.2)  # for all its threads
             try:
                 with pytest.raises(KafkaError):
-                    await producer.deliver(TOPIC, 0, numbered(2))
+                    await producer.deliver(TOPIC, 0, producer.parcel(numbered(2)))
                 await asyncio.wait_for(producer.__aexit__(None, None, None), 5)
             finally:
                 os.kill(broker.pid, signal.SIGCONT)
@@ -508,9 +526,9 @@ async def test_a_broker_that_does_not_answer_is_an_error_at_the_start() -> None:
 
 async def test_what_is_under_way_at_the_end_is_delivered(broker: EmbeddedBroker) -> None:
     async with deliveries(broker.bootstrap, linger_ms=200) as producer:
-        await producer.deliver(TOPIC, 0, numbered(1))
+        await producer.deliver(TOPIC, 0, producer.parcel(numbered(1)))
         first = (await ends(broker.bootstrap))[0]
-        under_way = asyncio.create_task(producer.deliver(TOPIC, 0, numbered(10)))
+        under_way = asyncio.create_task(producer.deliver(TOPIC, 0, producer.parcel(numbered(10))))
         await asyncio.sleep(0.01)
     assert await under_way == list(range(first, first + 10))
 
@@ -518,6 +536,6 @@ async def test_what_is_under_way_at_the_end_is_delivered(broker: EmbeddedBroker)
 async def test_nothing_is_left_running(broker: EmbeddedBroker) -> None:
     before = asyncio.all_tasks()
     async with deliveries(broker.bootstrap) as producer:
-        await producer.deliver(TOPIC, 0, numbered(10))
+        await producer.deliver(TOPIC, 0, producer.parcel(numbered(10)))
     await asyncio.sleep(0.05)
     assert asyncio.all_tasks() == before
