@@ -8,8 +8,8 @@
 6. Emit      predictions, changelog and dead letters are produced; each delivery is awaited
 7. Ack       only then is the chunk acknowledged, and its offset committed
 
-Three tasks share the steps, so that each overlaps with the others: 1 to 3, then 4 and 5 with the encoding of what they
-give, then 6; and 7 overlaps with the next 6 where that does no harm. All that waits for the device goes there together,
+Four tasks share the steps, so that each overlaps with the others: 1 to 3, then 4, then 5 with the encoding of what is left
+behind, then 6; and 7 overlaps with the next 6 where that does no harm. All that waits for the device goes there together,
 one chunk of each partition. Queues between them are short, and nothing is fetched while something waits, for the device or
 to be delivered: a slow device or a slow broker stops the intake, and what comes meanwhile makes larger chunks. A step that fails ends the
 worker, and the chunks come again; the fold is idempotent, and a prediction's id is its record's place.
@@ -30,7 +30,7 @@ from typing import Any, TypeVar, cast
 import faust
 from faust.types import TP, EventT, StreamT
 
-from stream_app.chunk_states import Answered, Prepared, TakenUp
+from stream_app.chunk_states import Answered, Inferred, Prepared, TakenUp
 from stream_app.dead_letters import without_value
 from stream_app.events import Record, Rejected
 from stream_app.intake import Chunk, ChunkOrder
@@ -45,6 +45,7 @@ from stream_app.tables import HistoryTable
 log = logging.getLogger("nextmove")
 
 COMMIT_ATTEMPTS = 20
+TOGETHER_IN_WORK = 2  # so often may chunks that were on the device together be in steps 4 to 6
 AT_A_STRETCH = 256  # events that are concluded before others have their turn, about 3 ms of work
 RESTORED = 16  # users whose states are computed together in idle time: so long a chunk may have to wait
 MOVING_S = 0.1  # how often somebody who waits for the device looks whether partitions move
@@ -84,7 +85,10 @@ class PredictionAgent:
         self._in_work: list[TakenUp] = []  # in steps 4 to 7
         self._leaving = asyncio.Event()
         self._handed_over: asyncio.Queue[Any] = asyncio.Queue()  # chunks that Faust has for us
-        self._one_model = asyncio.Lock()  # held while chunks are in steps 4 and 5: one model answers and encodes them
+        self._one_model = asyncio.Lock()  # held while chunks are in step 4
+        self._concluded = asyncio.Event()  # none are between steps 4 and 5: one model answers and encodes them
+        self._concluded.set()
+        self._room = asyncio.Semaphore(TOGETHER_IN_WORK)
         self._idle = asyncio.Event()  # nothing waits for the device
         self._swapped = asyncio.Event()
 
@@ -108,6 +112,7 @@ class PredictionAgent:
     async def swap(self, predictor: Predictor) -> None:
         """Another model answers from the next chunks on; those on the device keep theirs. Raises ValueError."""
         async with self._one_model:
+            await self._concluded.wait()
             self._pipeline.swap(predictor)
         self._swapped.set()
 
@@ -120,21 +125,24 @@ class PredictionAgent:
     async def run(self, stream: StreamT[list[Record]]) -> None:
         """Work on the chunks of `stream` until it ends; the first failure of any step ends it."""
         prepared: asyncio.Queue[Prepared] = asyncio.Queue(self._settings.chunks_prepared)
-        answered: asyncio.Queue[Answered] = asyncio.Queue(1)
+        inferred: asyncio.Queue[Inferred] = asyncio.Queue()  # `_room` bounds these two
+        answered: asyncio.Queue[Answered] = asyncio.Queue()
         self._handed_over = cast(Any, stream.channel).queue
         events: AsyncIterable[EventT[list[Record]]] = stream.noack().events()  # type: ignore[attr-defined]  # Stream's
         async with self._deliveries, asyncio.TaskGroup() as tasks:
-            answering = tasks.create_task(self._answer_all(prepared, answered))
-            delivering = tasks.create_task(self._deliver_all(answered, tasks))
-            restoring = tasks.create_task(self._restore_all())
+            following = [
+                tasks.create_task(self._infer_all(prepared, inferred)),
+                tasks.create_task(self._conclude_all(inferred, answered)),
+                tasks.create_task(self._deliver_all(answered, tasks)),
+                tasks.create_task(self._restore_all()),
+            ]
             async for event in events:  # 1. Intake
                 records = cast(Chunk, event.value)
                 self._order.take(event.message.tp, records)
                 await prepared.put(self._prepare(event, records))
                 await asyncio.sleep(0)  # so that deliveries go on
-            answering.cancel()
-            delivering.cancel()
-            restoring.cancel()
+            for task in following:
+                task.cancel()
 
     def _prepare(self, event: EventT[list[Record]], records: Chunk) -> Prepared:
         report = BatchReport(event.message.partition, records=len(records))
@@ -146,11 +154,11 @@ class PredictionAgent:
             self._pipeline.fold(events, batch, settled)
         return Prepared(event, records, batch, report, self._assignment)
 
-    async def _answer_all(self, prepared: asyncio.Queue[Prepared], answered: asyncio.Queue[Answered]) -> None:
-        """Answer what is prepared, in order: all that waits, and a turn as a whole, but only one chunk of each partition."""
+    async def _infer_all(self, prepared: asyncio.Queue[Prepared], inferred: asyncio.Queue[Inferred]) -> None:
+        """Infer what is prepared, in order: all that waits, and a turn as a whole, but only one chunk of each partition."""
         held: list[Prepared] = []  # at most one, of a partition that has a chunk on the device
         while True:
-            await answered.join()  # those before are being delivered: who comes meanwhile goes together with who waits
+            await self._room.acquire()  # whoever comes meanwhile goes together with who waits
             together = [held.pop() if held else await self._first(prepared)]
             while not held and len(together) <= self._settings.chunks_prepared:
                 chunk = await _following(prepared, goes_on=together[-1].records.turn_goes_on)
@@ -159,12 +167,17 @@ class PredictionAgent:
                 (held if chunk.tp in [other.tp for other in together] else together).append(chunk)
             self._drop([chunk for chunk in together if not self._is_ours(chunk)])
             together = [chunk for chunk in together if self._is_ours(chunk)]  # whom those must not take along
-            if together and self._may_go_on(together):
-                taken_up = TakenUp(monotonic(), len(together))
-                self._in_work.append(taken_up)
-                async with self._one_model:
-                    outgoing = await self._answer(together, lambda: [*held, *_all_of(prepared)])
-                await answered.put(Answered(together, outgoing, taken_up))
+            if not together or not self._may_go_on(together):
+                self._room.release()
+                continue
+            taken_up = TakenUp(monotonic(), len(together))
+            self._in_work.append(taken_up)
+            async with self._one_model:
+                with together[0].report.stage("infer"):  # 4. Infer
+                    forecasts = await self._infer(together, lambda: [*held, *_all_of(prepared)])
+                self._concluded.clear()
+            inferred.put_nowait(Inferred(together, forecasts, taken_up))
+            del forecasts  # they are large
 
     async def _first(self, prepared: asyncio.Queue[Prepared]) -> Prepared:
         """The next chunk; until there is one, the device has nothing to do."""
@@ -195,27 +208,17 @@ class PredictionAgent:
                     log.warning("states are not computed in idle time: %s", " ".join(str(error).split())[:200])
             await asyncio.sleep(0)  # so that a chunk that has come is seen
 
-    async def _answer(self, together: list[Prepared], waiting: Callable[[], list[Prepared]]) -> list[Outgoing]:
-        """Steps 4 and 5; their time is counted once, in the first chunk's report."""
-        report = together[0].report
-        with report.stage("infer"):  # 4. Infer
-            forecasts = await self._infer(together, waiting)
-        with report.stage("score"):  # 5. Score
-            if not self._may_go_on(together):
-                return []
-            return [await self._conclude(chunk.batch, forecasts) for chunk in together]
-
     async def _infer(
         self, together: list[Prepared], waiting: Callable[[], list[Prepared]]
-    ) -> Iterator[Forecast | Rejected]:
-        """What the model says of all windows, in order. Raises DeviceHangs."""
+    ) -> list[Forecast | Rejected]:
+        """What the model says of all windows, in order; its time is counted once, in the first chunk's report. Raises DeviceHangs."""
         windows = self._pipeline.windows(chunk.batch for chunk in together)
 
         def meanwhile() -> None:
             if self._moving:  # a rebalance does not wait for the device
                 self._drop([*together, *waiting()])
 
-        return iter(await self._on_device(partial(self._pipeline.infer, windows), len(windows), meanwhile))
+        return await self._on_device(partial(self._pipeline.infer, windows), len(windows), meanwhile)
 
     async def _on_device(self, work: Callable[[], Result], windows: int, meanwhile: Callable[[], None]) -> Result:
         """What `work` gives on the device thread; `meanwhile` is called now and then until it does. Raises DeviceHangs."""
@@ -228,6 +231,20 @@ class PredictionAgent:
                 raise DeviceHangs(f"the device has not answered {windows} windows within {within}")
             meanwhile()
         return answer.result()
+
+    async def _conclude_all(self, inferred: asyncio.Queue[Inferred], answered: asyncio.Queue[Answered]) -> None:
+        """Conclude what is inferred, in order, while the next chunks are on the device."""
+        while True:
+            chunks, forecasts, taken_up = await inferred.get()
+            outgoing: list[Outgoing] = []
+            with chunks[0].report.stage("score"):  # 5. Score
+                if self._may_go_on(chunks):
+                    answers = iter(forecasts)
+                    outgoing = [await self._conclude(chunk.batch, answers) for chunk in chunks]
+            if inferred.empty():
+                self._concluded.set()
+            del forecasts
+            answered.put_nowait(Answered(chunks, outgoing, taken_up))
 
     async def _conclude(self, batch: Batch, forecasts: Iterator[Forecast | Rejected]) -> Outgoing:
         """What a chunk leaves behind, whose forecasts come next."""
@@ -245,15 +262,16 @@ class PredictionAgent:
         last, commit = Answered.none(), None
         while True:
             group = await answered.get()
-            answered.task_done()
             if commit is not None and not group.may_follow(last):
                 await asyncio.wait({commit})
             if not group.outgoing or not self._may_go_on(group.chunks):
                 self._in_work.remove(group.taken_up)
+                self._room.release()
                 continue
             group.taken_up.leaving = True
             self._leaving.set()
             await self._emit(group)
+            self._room.release()
             if commit is not None:
                 await asyncio.wait({commit})  # one that fails ends the others, this one too
             last, commit = group, tasks.create_task(self._ack(group))

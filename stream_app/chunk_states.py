@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from faust.types import TP, EventT
 
-from stream_app.events import Record
+from stream_app.events import Record, Rejected
 from stream_app.intake import Chunk
 from stream_app.observations import BatchReport
 from stream_app.outgoing import Outgoing
 from stream_app.pipeline import Batch
+from stream_app.predictions import Forecast
 
 
 class Prepared(NamedTuple):
@@ -49,6 +50,14 @@ class TakenUp:
     at_s: float  # monotonic: since when
     chunks: int  # that are not acknowledged
     leaving: bool = False  # they are being delivered, or are
+
+
+class Inferred(NamedTuple):
+    """Chunks of different partitions that were on the device together, and what the model says of their windows, in order."""
+
+    chunks: list[Prepared]
+    forecasts: list[Forecast | Rejected]
+    taken_up: TakenUp
 
 
 class Answered(NamedTuple):

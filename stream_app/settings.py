@@ -189,7 +189,7 @@ class Settings(BaseSettings):
         """So many chunks at most are folded and not written yet; `agent.py` has the queues.
 
         Those that are prepared, one before and one behind their queue; and those that were on the device together, twice:
-        on it or waiting to be delivered, and on their way.
+        on it or being concluded, and on their way.
         """
         together = self.chunks_prepared + 1
         return self.chunks_prepared + 2 + 2 * together

@@ -27,10 +27,11 @@ from hypothesis import strategies as st
 from model.forecast import Forecast, Item
 from model.window import Past, Window, WindowRule
 from stream_app import agent as agents
-from stream_app.agent import RESTORED, CommitFailed, DeviceHangs, PredictionAgent, Refused
+from stream_app.agent import AT_A_STRETCH, RESTORED, CommitFailed, DeviceHangs, PredictionAgent, Refused
+from stream_app.events import Rejected
 from stream_app.intake import Chunk, ChunkLostError
 from stream_app.observations import BatchReport
-from stream_app.pipeline import EngineFailed, Pipeline
+from stream_app.pipeline import Batch, EngineFailed, Outputs, Pipeline
 from stream_app.predictions import Message
 from stream_app.producing import Sendable
 from stream_app.settings import Settings
@@ -521,6 +522,31 @@ async def test_the_next_chunks_are_prepared_answered_and_sent_while_the_last_is_
         assert [message[0] for sent in stage.producer.to(CHANGELOG) for message in sent.messages] == [
             b"u%d" % offset for offset in range(6)
         ]
+
+
+async def test_the_device_has_the_next_chunks_while_the_last_are_concluded() -> None:
+    """And no third ones, before the first are with the broker."""
+    model = Echo()
+    async with on_stage(pipeline(predictor=model)) as stage:
+        on_device: list[int] = []
+        conclude = stage.pipeline.conclude
+
+        def slowly(batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> Outputs:
+            time.sleep(0.02)  # the device's thread has its turn
+            on_device.append(len(model.calls))
+            return conclude(batch, forecasts)
+
+        stage.pipeline.conclude = slowly  # type: ignore[method-assign]
+        large = [event_record(f"u{offset}", offset) for offset in range(4 * AT_A_STRETCH)]
+        await stage.hand_over(*large)
+        for offset in range(len(large), len(large) + 2):
+            await stage.hand_over(event_record("v", offset))
+        await stage.until(lambda: len(stage.producer.sent) == 2)
+        await stage.rest()
+        assert on_device[3] == 2, "while the last of the first chunk's parts was concluded"
+        assert model.calls == [len(large), 1]
+        await stage.deliver_all(chunks=3)
+        assert model.calls == [len(large), 1, 1]
 
 
 def record_of(user: str, offset: int) -> FakeRecord:
