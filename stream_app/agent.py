@@ -235,16 +235,16 @@ class PredictionAgent:
     async def _conclude_all(self, inferred: asyncio.Queue[Inferred], answered: asyncio.Queue[Answered]) -> None:
         """Conclude what is inferred, in order, while the next chunks are on the device."""
         while True:
-            chunks, forecasts, taken_up = await inferred.get()
-            outgoing: list[Outgoing] = []
-            with chunks[0].report.stage("score"):  # 5. Score
-                if self._may_go_on(chunks):
-                    answers = iter(forecasts)
-                    outgoing = [await self._conclude(chunk.batch, answers) for chunk in chunks]
+            answered.put_nowait(await self._conclude_group(await inferred.get()))
             if inferred.empty():
                 self._concluded.set()
-            del forecasts
-            answered.put_nowait(Answered(chunks, outgoing, taken_up))
+
+    async def _conclude_group(self, group: Inferred) -> Answered:
+        chunks, forecasts = group.chunks, iter(group.forecasts)
+        with chunks[0].report.stage("score"):  # 5. Score
+            concluded = self._may_go_on(chunks)
+            outgoing = [await self._conclude(chunk.batch, forecasts) for chunk in chunks] if concluded else []
+        return Answered(chunks, outgoing, group.taken_up)
 
     async def _conclude(self, batch: Batch, forecasts: Iterator[Forecast | Rejected]) -> Outgoing:
         """What a chunk leaves behind, whose forecasts come next."""
@@ -271,9 +271,9 @@ class PredictionAgent:
             group.taken_up.leaving = True
             self._leaving.set()
             await self._emit(group)
-            self._room.release()
             if commit is not None:
                 await asyncio.wait({commit})  # one that fails ends the others, this one too
+            self._room.release()
             last, commit = group, tasks.create_task(self._ack(group))
 
     @property

@@ -150,13 +150,6 @@ class Outputs:
     states: list[tuple[bytes, bytes | None]]  # (user, stored history); None: erased, or expired
     fallbacks: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: Outputs) -> None:
-        """What a later part of the batch leaves behind."""
-        self.predictions.extend(other.predictions)
-        self.dead_letters.extend(other.dead_letters)
-        self.states.extend(other.states)
-        self.fallbacks.update(other.fallbacks)
-
 
 class Pipeline:
     """Decode, fold, infer, score and conclude, for records that arrive in offset order per partition."""

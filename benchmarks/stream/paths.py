@@ -15,7 +15,7 @@ from benchmarks.stream.topics import Names
 
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"  # `make benchmark-setup` makes it
 PEER = "benchmarks.stream.peers"
-MODEL_EVENTS = 60_000  # what a real model answers in ten seconds
+MODEL_EVENTS = 200_000  # what a real model answers in half a minute
 STOCK_EVENTS = 110_000  # what stock Faust answers in half a minute; with shorter histories, and so in less time each
 
 

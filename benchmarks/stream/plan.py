@@ -27,7 +27,7 @@ class Sizes:
         5  # on which the real log is played: what a worker has answered ahead when measuring begins must not count
     )
     scale_events: int = 200_000
-    engine_events: int = 60_000
+    engine_events: int = 180_000  # as much as the embedded broker holds; up to 18,000 are answered at once
     users: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     partitions: tuple[int, ...] = (1, 4, 8, 32)
     latency_shares: tuple[float, ...] = (0.1, 0.5, 0.8)  # of the peak rate

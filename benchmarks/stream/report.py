@@ -101,7 +101,7 @@ def _engine(result: Mapping[str, Any]) -> list[str]:
     return [
         f"## With the engine's network {when(result, 'engine')}",
         "The whole worker with the network of [benchmarks/engine](../engine/README.md) and random weights: width 128, 2 layers, windows "
-        "of 51 … 100 events, 50,000 items, top-10; plain, and with the copy path. 2,000 users, all alike, who have full histories "
+        "of 51 … 100 events, 50,000 items, top-10; plain, also with states in bfloat16, and with the copy path. 2,000 users, all alike, who have full histories "
         "before the worker starts; it keeps all their states. Worker, broker and model share the machine's cores.",
         table(result["engine"], ENGINE),
     ]

@@ -524,19 +524,29 @@ async def test_the_next_chunks_are_prepared_answered_and_sent_while_the_last_is_
         ]
 
 
-async def test_the_device_has_the_next_chunks_while_the_last_are_concluded() -> None:
-    """And no third ones, before the first are with the broker."""
-    model = Echo()
+@asynccontextmanager
+async def concluding_slowly(model: Echo) -> AsyncIterator[tuple[Stage, list[Callable[[], object]]]]:
+    """After each part of a chunk the device has its turn; then the first of what the test puts there is called."""
     async with on_stage(pipeline(predictor=model)) as stage:
-        on_device: list[int] = []
+        then: list[Callable[[], object]] = []
         conclude = stage.pipeline.conclude
 
         def slowly(batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> Outputs:
-            time.sleep(0.02)  # the device's thread has its turn
-            on_device.append(len(model.calls))
+            time.sleep(0.02)
+            if then:
+                then.pop(0)()
             return conclude(batch, forecasts)
 
         stage.pipeline.conclude = slowly  # type: ignore[method-assign]
+        yield stage, then
+
+
+async def test_the_device_has_the_next_chunks_while_the_last_are_concluded() -> None:
+    """And no third ones, before the first are with the broker."""
+    model = Echo()
+    async with concluding_slowly(model) as (stage, then):
+        on_device: list[int] = []
+        then += [lambda: on_device.append(len(model.calls))] * 4
         large = [event_record(f"u{offset}", offset) for offset in range(4 * AT_A_STRETCH)]
         await stage.hand_over(*large)
         for offset in range(len(large), len(large) + 2):
@@ -547,6 +557,67 @@ async def test_the_device_has_the_next_chunks_while_the_last_are_concluded() -> 
         assert model.calls == [len(large), 1]
         await stage.deliver_all(chunks=3)
         assert model.calls == [len(large), 1, 1]
+
+
+async def test_a_swap_waits_for_all_that_the_old_model_has_inferred() -> None:
+    """One group is being concluded and the next one has been on the device when another model comes."""
+    model = Version(1)
+    async with concluding_slowly(model) as (stage, then):
+        swaps: list[asyncio.Task[None]] = []
+        then += [int, int, lambda: swaps.append(asyncio.create_task(stage.agent.swap(Version(2))))]
+        large = [event_record(f"u{offset}", offset) for offset in range(4 * AT_A_STRETCH)]
+        await stage.hand_over(*large)
+        for offset in range(len(large), len(large) + 2):
+            await stage.hand_over(event_record("v", offset))
+        await stage.deliver_all(chunks=3)
+        await asyncio.gather(*swaps)
+        assert [versions(sent) for sent in stage.producer.to(PREDICTIONS)] == [{"echo-1"}, {"echo-1"}, {"echo-2"}]
+
+
+async def test_forecasts_are_let_go_of_when_they_are_concluded() -> None:
+    """Those of a large group are tens of megabytes, and the next group may be an hour away."""
+    model, made = Echo(), list[weakref.ref[list[Forecast]]]()
+
+    class Answers(list[Forecast]):
+        """One that can be referred to."""
+
+    def infer(windows: Sequence[Window]) -> list[Forecast]:
+        answers = Answers(map(echo, windows))
+        made.append(weakref.ref(answers))
+        return answers
+
+    async with on_stage(pipeline(predictor=model)) as stage:
+        stage.pipeline.infer = infer  # type: ignore[method-assign, assignment]
+        await stage.hand_over(event_record("u", 0))
+        await stage.deliver_all()
+        (answers,) = made
+        assert answers() is None
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_partitions_may_move_amid_the_conclusion_of_chunks_and_no_room_is_lost(*, resumed: bool) -> None:
+    """With the next ones on the device, or inferred; what was under way then never leaves, and what comes later does."""
+    model = Echo()
+    async with concluding_slowly(model) as (stage, then):
+        stage.app.topics.acking_topics.add("user-events")
+        large = [event_record(f"u{offset}", offset) for offset in range(4 * AT_A_STRETCH)]
+        for _ in range(3):  # more often than there is room for groups that are lost
+            moved = asyncio.Event()
+            then[:] = [int, int, moved.set]
+            await stage.hand_over(*large)
+            await stage.hand_over(event_record("v", len(large)))
+            await moved.wait()
+            if resumed:
+                await stage.move_partitions()
+            else:
+                stage.app.flow_control.suspend()
+                await stage.rest()
+                await stage.move_partitions()
+            await stage.rest()
+            assert not stage.producer.sent
+        assert stage.agent.working_s == 0
+        await stage.hand_over(event_record("u", 0))
+        await stage.deliver_all()
 
 
 def record_of(user: str, offset: int) -> FakeRecord:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from aiokafka.producer.message_accumulator import BatchBuilder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,8 +24,10 @@ from stream_app.events import Event, EventDecoder, Reason, Rejected
 from stream_app.history import NO_ID, Entry, History, HistoryRule, Outcome
 from stream_app.history_cache import HistoryCache
 from stream_app.intake import Chunk, ChunkLimits, chunks
+from stream_app.outgoing import Outgoing
 from stream_app.pipeline import Batch, EngineFailed, Outputs, Pipeline, Request, Windows, _repeat_rank
 from stream_app.predictions import Message, Prediction
+from stream_app.producing import Parcel, unpacked
 from stream_app.scoring import K
 from tests.artefacts import untrained
 from tests.stream_app.records import NOW_MS, FakeRecord, event_record, json_record
@@ -753,16 +756,23 @@ def test_a_batch_in_parts_gives_what_it_gives_as_a_whole(records: list[FakeRecor
     events, batch = in_parts.decode(records)
     in_parts.fold(events, batch, 0)
     forecasts = iter(in_parts.infer(in_parts.windows([batch])))
-    outputs = Outputs([], [], [])
+    outgoing = Outgoing(*(Parcel(lambda: BatchBuilder(1 << 20, 0), lingers=False) for _ in range(2)))
     for part in batch.parts(requests):
         assert max(len(part.requests), len(part.changed)) <= requests
         own = [next(forecasts) for _ in part.requests]
         in_parts.score(part, own)
-        outputs.add(in_parts.conclude(part, own))
+        outgoing.add(in_parts.conclude(part, own))
     assert list(forecasts) == []
-    assert sorted(outputs.predictions, key=offset_of) == sorted(expected.predictions, key=offset_of)
-    assert sorted(outputs.dead_letters, key=str) == sorted(expected.dead_letters, key=str)
-    assert (outputs.states, outputs.fallbacks) == (expected.states, expected.fallbacks)
+    predictions, states = (
+        [message for one in parcel.batches() for message in unpacked(one)]
+        for parcel in (outgoing.packed_predictions, outgoing.packed_states)
+    )
+    assert sorted(zip(outgoing.predictions, predictions, strict=True), key=offset_of) == sorted(
+        expected.predictions, key=offset_of
+    )
+    assert sorted(outgoing.dead_letters, key=str) == sorted(expected.dead_letters, key=str)
+    assert states == [(user, state, []) for user, state in outgoing.states]
+    assert (outgoing.states, outgoing.fallbacks) == (expected.states, expected.fallbacks)
     for kind in ("model", "popularity", "repeat", "behavior"):
         assert getattr(in_parts.scores, kind) == getattr(whole.scores, kind)
 

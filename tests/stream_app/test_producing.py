@@ -179,13 +179,13 @@ def test_batches_are_the_messages_in_order_and_within_the_limit(
             await lane._producer.stop()
 
     batches = asyncio.run(pack())
+    assert all(batch.closed() for batch in batches)
     counts, packed = [batch.record_count() for batch in batches], [batch.size() for batch in batches]
     contents = [unpacked(batch) for batch in batches]
     assert [message for content in contents for message in content] == messages
     assert [len(content) for content in contents] == counts
     assert all(count > 0 for count in counts)
     assert all(size <= limit or count == 1 for size, count in zip(packed, counts, strict=True))
-    assert all(batch.closed() for batch in batches)
     for size, following in zip(packed, contents[1:], strict=False):  # none is smaller than it must be
         assert size + len(following[0][1] or b"") + 40 > limit, "40 bytes are around a message"
 

@@ -30,11 +30,16 @@ USERS = 2_000
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's own
 STATES_MB = 1_024  # holds all users
 NETWORKS = {"plain": False, "copy": True}
+CONTESTANTS = {  # the network, and in what its states are kept
+    "plain": ("plain", "float32"),
+    "plain, states in bfloat16": ("plain", "bfloat16"),
+    "copy": ("copy", "float32"),
+}
 NAMING = Naming(item_id, category_id, BEHAVIORS)
 
 
 def measure(plan: Plan) -> list[dict[str, Any]]:
-    """One row per broker and network."""
+    """One row per broker, network and precision of states."""
     setting = Setting()
     load = uniform(plan.sizes.engine_events, users=USERS)
     rows = []
@@ -42,8 +47,14 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
         settings = {"compile": "true", "states_mb": str(STATES_MB)}
         for broker in plan.brokers:
             contestants = {
-                name: partial(_attempt, broker, load, setting, {**settings, "model": str(model)})
-                for name, model in models.items()
+                name: partial(
+                    _attempt,
+                    broker,
+                    load,
+                    setting,
+                    {**settings, "model": str(models[network]), "states_precision": precision},
+                )
+                for name, (network, precision) in CONTESTANTS.items()
             }
             trials = interleave(contestants, plan.sizes.scale_runs, f"{broker.kind} ")
             rows += [{"broker": broker.kind, "network": name, **summary(own)} for name, own in trials.items() if own]

@@ -43,7 +43,7 @@ STEPS = (
     ("score", r"Pipeline\.score|stream_app/scoring\.py"),
     ("encode predictions", r"Pipeline\.conclude|stream_app/predictions\.py"),
     ("table", r"HistoryTable\."),
-    ("produce", r"stream_app/producing\.py|PredictionAgent\._deliver"),
+    ("produce", r"stream_app/(producing|outgoing)\.py|PredictionAgent\._deliver"),
     ("commit", r"PredictionAgent\._commit|aiokafka_fixes\.py"),
     ("chunking", r"stream_app/intake\.py"),
     ("metrics", r"stream_app/(metrics|observations|worker|web)\.py"),
