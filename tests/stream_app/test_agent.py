@@ -565,10 +565,9 @@ async def test_a_swap_waits_for_all_that_the_old_model_has_inferred() -> None:
     async with concluding_slowly(model) as (stage, then):
         swaps: list[asyncio.Task[None]] = []
         then += [int, int, lambda: swaps.append(asyncio.create_task(stage.agent.swap(Version(2))))]
-        large = [event_record(f"u{offset}", offset) for offset in range(4 * AT_A_STRETCH)]
-        await stage.hand_over(*large)
-        for offset in range(len(large), len(large) + 2):
-            await stage.hand_over(event_record("v", offset))
+        records = [event_record(f"u{offset}", offset) for offset in range(9 * AT_A_STRETCH)]
+        for start in range(0, len(records), 3 * AT_A_STRETCH):
+            await stage.hand_over(*records[start : start + 3 * AT_A_STRETCH])
         await stage.deliver_all(chunks=3)
         await asyncio.gather(*swaps)
         assert [versions(sent) for sent in stage.producer.to(PREDICTIONS)] == [{"echo-1"}, {"echo-1"}, {"echo-2"}]
@@ -606,7 +605,7 @@ async def test_partitions_may_move_amid_the_conclusion_of_chunks_and_no_room_is_
             then[:] = [int, int, moved.set]
             await stage.hand_over(*large)
             await stage.hand_over(event_record("v", len(large)))
-            await moved.wait()
+            await asyncio.wait_for(moved.wait(), 5)
             if resumed:
                 await stage.move_partitions()
             else:
