@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from benchmarks.stream.chart import draw
 from benchmarks.stream.paths import PATHS, PeerPath
 from benchmarks.stream.plan import QUICK, WINDOW, Plan, Sizes
 from benchmarks.stream.programs import ROOT
-from benchmarks.stream.report import render
+from benchmarks.stream.report import place, render, sources
 from benchmarks.stream.suites import codecs, engine, latency, partitions, producing, profile, throughput, users, workers
 from benchmarks.stream.trained_model import trained_model
 
@@ -54,8 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The new figures, and the old ones of suites that were not measured again, each with where and when it was taken."""
-    both = {name: {**old.get(name, {}), **new.get(name, {})} for name in ("taken", "loads")}
+    """The new figures, and the old ones of what was not measured again, each with where and when it was taken.
+
+    Of the comparison each broker with each load is measured by itself.
+    """
+    both: dict[str, Any] = {name: {**old.get(name, {}), **new.get(name, {})} for name in ("taken", "loads")}
+    again = set(map(place, new.get("throughput", ())))
+    kept = [row for row in old.get("throughput", ()) if place(row) not in again]
+    if rows := sorted([*kept, *new.get("throughput", ())], key=place):
+        both["throughput"] = rows
     return {**old, **new, **both}
 
 
@@ -75,7 +83,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             rounds.note(f"== {name}")
             sections = measured(name, plan)
             result |= sections
-            result["taken"] |= dict.fromkeys(sections, about)
+            result["taken"] |= dict.fromkeys(chain.from_iterable(starmap(sources, sections.items())), about)
     result["failures"] = rounds.failures
     return result
 

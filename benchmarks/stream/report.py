@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.stream.paths import PATHS
-from benchmarks.tables import Column, machine_and_versions, number, spread, table, text, when
+from benchmarks.tables import Column, Row, machine_and_versions, number, spread, table, text, when
 
 
 def render(result: Mapping[str, Any], chart: str | None = None) -> str:
@@ -34,13 +34,27 @@ the stream path can do. The peers keep a user's last 50 events and send an answe
 `make benchmark-setup benchmark` runs it again; `python -m benchmarks.stream --help` has the options."""
 
 
+def place(row: Row) -> tuple[str, str]:
+    """Broker and load of a row of the comparison."""
+    return row["broker"], row["load"]
+
+
+def sources(section: str, rows: Sequence[Row]) -> list[str]:
+    """What tells of a section where and when it was measured: of the comparison something for each broker with each load."""
+    if section != "throughput":
+        return [section]
+    return [f"{section}, {broker}, {load}" for broker, load in dict.fromkeys(map(place, rows))]
+
+
 def _throughput(result: Mapping[str, Any]) -> list[str]:
     rows = result["throughput"]
-    parts = [f"## Rate and cost {when(result, 'throughput')}", METHOD]
-    for broker, load in dict.fromkeys((row["broker"], row["load"]) for row in rows):
-        own = [row for row in rows if (row["broker"], row["load"]) == (broker, load)]
+    parts = ["## Rate and cost", METHOD]
+    for broker, load in dict.fromkeys(map(place, rows)):
+        own = [row for row in rows if place(row) == (broker, load)]
         events = max(row["events"] for row in own)
-        parts.append(f"### {_broker(broker)}, {load} load, {events:,} events, {own[0]['partitions']} partitions")
+        (source,) = sources("throughput", own)
+        title = f"### {_broker(broker)}, {load} load, {events:,} events, {own[0]['partitions']} partitions"
+        parts.append(f"{title} {when(result, source)}")
         parts.append(table(own, THROUGHPUT))
     parts.append("\n".join(f"- `{path.name}`: {path.description}" for path in PATHS))
     loads = result.get("loads", {})

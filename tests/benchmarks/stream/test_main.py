@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.stream.__main__ import merged
+from benchmarks.stream.report import sources
 from benchmarks.stream.trained_model import is_readable
 from tests.artefacts import published, untrained
 
@@ -42,7 +44,7 @@ def test_every_event_is_answered_and_figures_are_told(tmp_path: Path) -> None:
     result = json.loads(figures.read_text())
     assert result["failures"] == []
     assert result["loads"]["skewed"]["events"] == EVENTS
-    about = result["taken"]["throughput"]
+    about = result["taken"]["throughput, embedded, skewed"]
     assert about["machine"]["cores"] >= 1
     assert about["versions"]["aiokafka"]
     rows = {row["path"]: row for row in result["throughput"]}
@@ -62,6 +64,27 @@ def test_what_is_not_measured_again_keeps_its_figures_and_its_date() -> None:
         "users": [1], "codecs": [3], "taken": {"users": "then", "codecs": "now"}, "loads": {"real": "r", "skewed": "s"},
         "failures": [],
     }  # fmt: skip
+
+
+def test_of_the_comparison_each_broker_with_each_load_is_measured_by_itself() -> None:
+    def rows(*places: tuple[str, str, str, int]) -> list[dict[str, Any]]:
+        return [{"path": path, "broker": broker, "load": load, "x": x} for path, broker, load, x in places]
+
+    old = {
+        "throughput": rows(("b", "kafka", "real", 1), ("a", "kafka", "real", 1), ("a", "kafka", "skewed", 1)),
+        "taken": {"throughput, kafka, real": "then", "throughput, kafka, skewed": "then"},
+    }
+    new = {
+        "throughput": rows(("b", "kafka", "skewed", 2), ("b", "embedded", "real", 2)),
+        "taken": {"throughput, kafka, skewed": "now", "throughput, embedded, real": "now"},
+    }
+    result = merged(old, new)
+    assert result["throughput"] == rows(
+        ("b", "embedded", "real", 2), ("b", "kafka", "real", 1), ("a", "kafka", "real", 1), ("b", "kafka", "skewed", 2)
+    )
+    assert list(result["taken"].values()) == ["then", "now", "now"]
+    assert sources("throughput", new["throughput"]) == list(new["taken"])
+    assert sources("users", []) == ["users"]
 
 
 def test_a_model_that_cannot_be_read_is_none(tmp_path: Path) -> None:
