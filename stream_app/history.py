@@ -213,7 +213,7 @@ def encode(history: History) -> bytes:
     """`history` as bytes: a header, the numbers, the texts."""
     partition, last_offset, dropped, numbers, texts = history
     header = HEADER.pack(SCHEMA, partition, last_offset, len(numbers) // ROW_BYTES, len(texts), dropped)
-    return header + numbers + texts
+    return b"".join((header, numbers, texts))
 
 
 def decode(value: bytes) -> History:

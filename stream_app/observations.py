@@ -6,18 +6,18 @@ Working code fills it and knows none of the observers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import perf_counter, time
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.events import Reason, Record
-from stream_app.pipeline import Batch
+from stream_app.events import Record
+from stream_app.outgoing import Outgoing
+from stream_app.pipeline import Batch, Outputs
 
 Seconds = npt.NDArray[np.float64]
 
@@ -29,26 +29,6 @@ class Swap(StrEnum):
 
     SWAPPED = "swapped"
     REFUSED = "refused"
-
-
-class Left(Protocol):
-    """What a chunk has left behind, as far as it is counted."""
-
-    @property
-    def predictions(self) -> Sized:
-        """Tombstones of erased users included."""
-
-    @property
-    def states(self) -> Sized:
-        """One per user."""
-
-    @property
-    def dead_letters(self) -> Iterable[tuple[object, Reason]]:
-        """Each with its reason."""
-
-    @property
-    def fallbacks(self) -> Counter[str]:
-        """How many answers of a baseline, by why."""
 
 
 @dataclass(slots=True)
@@ -78,7 +58,7 @@ class BatchReport:
         finally:
             self.seconds[name] = perf_counter() - start
 
-    def done(self, batch: Batch, outputs: Left, records: Sequence[Record]) -> BatchReport:
+    def done(self, batch: Batch, outputs: Outputs | Outgoing, records: Sequence[Record]) -> BatchReport:
         """Fill in the figures once everything is delivered."""
         now = time()
         self.last_timestamp_ms = records[-1].timestamp
