@@ -514,6 +514,7 @@ async def test_the_next_chunks_are_prepared_answered_and_sent_while_the_last_is_
             await stage.rest()
         a_chunk = [("sent", PREDICTIONS), ("sent", CHANGELOG)]
         assert stage.journal == [*a_chunk, ("acked", 0), *a_chunk], "the third waits for the commit of the first"
+        assert model.calls == [1, 1, 1], "and the fourth is not even on the device before that"
 
         stage.consumer.may_commit.set()
         await stage.deliver_all(chunks=6)
