@@ -8,8 +8,9 @@ can reach is dropped. What an event changes, and what a window shows, does not d
 many were is kept, so that the events of a user have the same numbers ever after.
 
 A history is kept as it is stored: its numbers as one string of bytes and its texts as another, so that the usual event,
-which is the user's newest, is appended in two copies, and storing it puts a header before them. Everything else takes the
-slow road over rows. Knows nothing of Kafka, of tables or of models, and reads no clock.
+which is the user's newest, is appended in two copies, and storing it puts a header before them. The hashes of event ids are a
+third one, which is empty as long as no event has an id: each new id is looked for in it, and in nothing else. Everything else
+takes the slow road over rows. Knows nothing of Kafka, of tables or of models, and reads no clock.
 """
 
 from __future__ import annotations
@@ -19,22 +20,25 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from enum import StrEnum
 from hashlib import blake2b
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
 from model.window import Window, WindowRule
 from stream_app.events import Event
 
-SCHEMA = 4
-HEADER = struct.Struct("<BiqHIQ")  # schema, partition, last offset, N, bytes of texts, dropped
-COLUMNS = {  # headers of schemas that are read: schema, partition, last offset, N, bytes of each column of texts, and from 3 on dropped
-    2: struct.Struct("<BiqHIII"),
-    3: struct.Struct("<BiqHIIIQ"),
+SCHEMA = 5
+HEADERS = {  # of each schema that is read: schema, partition, last offset, N, bytes of what follows, and from 3 on dropped
+    2: struct.Struct("<BiqHIII"),  # N times, N offsets, N hashes; three columns of texts, of these bytes
+    3: struct.Struct("<BiqHIIIQ"),  # the same
+    4: struct.Struct("<BiqHIQ"),  # N × (time, offset, hash); texts, of these bytes
+    5: struct.Struct("<BiqHIIQ"),  # N × (time, offset); hashes and texts, of these bytes
 }
+NEWEST = {2: 8, 3: 8, 4: 24, 5: 16}  # bytes from the time of an event to that of the next
+HEADER = HEADERS[SCHEMA]
 GLANCE = struct.Struct("<BiqH")  # a header up to N
-ROW = struct.Struct("<qq8s")  # the numbers of an event: time in ms, offset, hash of its event_id
+ROW = struct.Struct("<qq")  # the numbers of an event: time in ms, offset
 ROW_BYTES = ROW.size
-NUMBER = 8  # bytes of a number
+NUMBER = 8  # bytes of a number, and of the hash of an event_id
 TEXTS = 3  # of an event: item, behaviour, category
 INT64 = struct.Struct("<q")
 END = b"\0"  # behind every text; the event contract keeps it out of texts
@@ -79,14 +83,15 @@ class HistoryRule(NamedTuple):
 class History(NamedTuple):
     """One user's events, ordered by (time, offset), all from one partition of the input topic.
 
-    Both strings of bytes hold N events, oldest first: numbers of 8 bytes, little endian, and texts in UTF-8 with an END
-    behind each. An empty text stands for "none".
+    The strings of bytes hold N events, oldest first: numbers of 8 bytes, little endian, and texts in UTF-8 with an END behind
+    each. An empty text stands for "none".
     """
 
     partition: int
     last_offset: int = -1
     dropped: int = 0  # events of the user before these, out of every window's reach
-    numbers: bytes = b""  # N × (time, offset, hash), see `ROW`
+    numbers: bytes = b""  # N × (time, offset), see `ROW`
+    hashes: bytes = b""  # N × the hash of an event_id; nothing if no event has one
     texts: bytes = b""  # N × (item, behaviour, category)
 
     @property
@@ -109,10 +114,12 @@ class History(NamedTuple):
         """The events as rows."""
         texts = [text or None for text in self.texts.decode().split("\0")[:-1]]
         items, behaviors, categories = texts[0::TEXTS], texts[1::TEXTS], texts[2::TEXTS]
-        rows = zip(ROW.iter_unpack(self.numbers), items, behaviors, categories, strict=True)
+        rows = zip(
+            ROW.iter_unpack(self.numbers), _each(self.hashes, self.length), items, behaviors, categories, strict=True
+        )
         return [
             Entry(time_ms, offset, event_hash, item, behavior or "", category)
-            for (time_ms, offset, event_hash), item, behavior, category in rows
+            for (time_ms, offset), event_hash, item, behavior, category in rows
         ]
 
 
@@ -124,27 +131,30 @@ class Stored(NamedTuple):
     dropped: int
     length: int  # N
     begin: int  # where its numbers begin
-    texts: tuple[int, ...]  # bytes of the texts, or of each column of them
+    bytes: tuple[int, ...]  # of what follows the numbers
 
 
 def fold(history: History, event: Event, offset: int, rule: HistoryRule, settled: int) -> tuple[History, Outcome]:
     """Put `event`, read at `offset`, into `history`; no record below the offset `settled` comes again."""
-    partition, last_offset, dropped, numbers, texts = history
+    partition, last_offset, dropped, numbers, hashes, texts = history
     _, behavior, time_ms, item, category, event_id = event
     event_hash = NO_ID if event_id is None else hash_event_id(event_id)
     if offset <= last_offset or (
         numbers
         and (
             time_ms < INT64.unpack_from(numbers, len(numbers) - ROW_BYTES)[0]
-            or (event_id is not None and event_hash in numbers)
+            or (event_id is not None and event_hash in hashes)
         )
     ):
         return _fold_slowly(history, event, offset, event_hash, rule, settled)
+    if hashes or event_id is not None:
+        hashes = (hashes or NO_ID * (len(numbers) // ROW_BYTES)) + event_hash
     columns = (
         partition,
         offset,
         dropped,
-        numbers + ROW.pack(time_ms, offset, event_hash),
+        numbers + ROW.pack(time_ms, offset),
+        hashes,
         texts + f"{item or ''}\0{behavior}\0{category or ''}\0".encode(),
     )
     folded = tuple.__new__(History, columns)  # at half the cost of calling History
@@ -167,7 +177,7 @@ def window_length(history: History, offset: int, rule: WindowRule) -> int:
     """How many events `window` gives."""
     if offset < history.last_offset:
         history = _as_of(history, offset)
-    _, _, dropped, numbers, _ = history
+    _, _, dropped, numbers, _, _ = history
     size = len(numbers)
     length = size // ROW_BYTES
     total = dropped + length
@@ -210,22 +220,23 @@ def on_partition(history: History, partition: int) -> History:
 
 
 def encode(history: History) -> bytes:
-    """`history` as bytes: a header, the numbers, the texts."""
-    partition, last_offset, dropped, numbers, texts = history
-    header = HEADER.pack(SCHEMA, partition, last_offset, len(numbers) // ROW_BYTES, len(texts), dropped)
-    return b"".join((header, numbers, texts))
+    """`history` as bytes: a header, the numbers, the hashes, the texts."""
+    partition, last_offset, dropped, numbers, hashes, texts = history
+    header = HEADER.pack(SCHEMA, partition, last_offset, len(numbers) // ROW_BYTES, len(hashes), len(texts), dropped)
+    return b"".join((header, numbers, hashes, texts))
 
 
 def decode(value: bytes) -> History:
     """The history in `value`. Raises HistoryError."""
     stored = _stored(value)
     if value[0] != SCHEMA:
-        return _of_columns(value, stored)
-    partition, last_offset, dropped, count, begin, _ = stored
-    end = begin + ROW_BYTES * count
-    texts = value[end:]
+        return _of_schema(value[0], value, stored)
+    partition, last_offset, dropped, count, begin, sizes = stored
+    numbers, hashes, texts = _cut(value, begin, (ROW_BYTES * count, *sizes))
+    if len(hashes) not in (0, NUMBER * count):
+        raise HistoryError(f"stored history is damaged: {len(hashes)} bytes of hashes for {count} events")
     _check_texts(texts, TEXTS * count)
-    return History(partition, last_offset, dropped, value[begin:end], texts)
+    return History(partition, last_offset, dropped, numbers, hashes, texts)
 
 
 def last_event_ms(value: bytes) -> int:
@@ -241,8 +252,9 @@ def newest_at_a_glance(value: bytes) -> tuple[int, int]:
     if len(value) < GLANCE.size:
         return -1, 0
     schema, partition, _, count = GLANCE.unpack_from(value)
-    columns = COLUMNS.get(schema)
-    newest = HEADER.size + ROW_BYTES * (count - 1) if columns is None else columns.size + NUMBER * (count - 1)
+    if schema not in HEADERS:
+        return -1, 0
+    newest = HEADERS[schema].size + NEWEST[schema] * (count - 1)
     return partition, int.from_bytes(value[newest : newest + NUMBER], "little", signed=True)
 
 
@@ -307,7 +319,7 @@ def _out_of_reach(history: History, rule: WindowRule, settled: int) -> int:
     most events that there are: late ones, put before it, may have the start of a shorter one lie further back.
     """
     numbers = _numbers(history.numbers)
-    times, offsets = numbers[0::3], numbers[1::3]
+    times, offsets = numbers[0::2], numbers[1::2]
     places = [place for place, offset in enumerate(offsets) if offset < settled]
     if not places:
         return 0
@@ -322,31 +334,52 @@ def _without(history: History, oldest: int) -> History:
     """`history` without so many of its oldest events."""
     if oldest == 0:
         return history
-    partition, last_offset, dropped, numbers, texts = history
+    partition, last_offset, dropped, numbers, hashes, texts = history
     left = texts.split(END, TEXTS * oldest)[TEXTS * oldest]
-    return History(partition, last_offset, dropped + oldest, numbers[ROW_BYTES * oldest :], left)
+    hashes = _any_of(hashes[NUMBER * oldest :])
+    return History(partition, last_offset, dropped + oldest, numbers[ROW_BYTES * oldest :], hashes, left)
 
 
 def _of_rows(partition: int, last_offset: int, dropped: int, entries: list[Entry]) -> History:
-    numbers = b"".join([ROW.pack(*entry[:3]) for entry in entries])
+    numbers = b"".join([ROW.pack(*entry[:2]) for entry in entries])
+    hashes = _any_of(b"".join([entry.event_hash for entry in entries]))
     texts = "".join([f"{item or ''}\0{behavior}\0{category or ''}\0" for *_, item, behavior, category in entries])
-    return History(partition, last_offset, dropped, numbers, texts.encode())
+    return History(partition, last_offset, dropped, numbers, hashes, texts.encode())
 
 
-def _of_columns(value: bytes, stored: Stored) -> History:
-    """A history that an earlier version stored, with a column for each field."""
-    partition, last_offset, dropped, count, begin, texts = stored
-    ends = [*accumulate((NUMBER * count,) * 3 + texts, initial=begin)]
-    times, offsets, hashes, *columns = (value[start:end] for start, end in pairwise(ends))
-    for column in columns:
-        _check_texts(column, count)
-    numbers = [
-        column[start : start + NUMBER]
-        for start in range(0, NUMBER * count, NUMBER)
-        for column in (times, offsets, hashes)
-    ]
-    rows = zip(*(column.split(END)[:-1] for column in columns), strict=True)
-    return History(partition, last_offset, dropped, b"".join(numbers), b"".join([END.join(row) + END for row in rows]))
+def _of_schema(schema: int, value: bytes, stored: Stored) -> History:
+    """A history that an earlier version stored: with a column for each field, or with the hashes among the numbers."""
+    partition, last_offset, dropped, count, begin, sizes = stored
+    columns = _cut(value, begin, ((NUMBER * count,) * 3 if schema < 4 else (3 * NUMBER * count,)) + sizes)
+    if schema < 4:
+        times, offsets, hashes, *texts = columns
+        for column in texts:
+            _check_texts(column, count)
+        rows = zip(*(column.split(END)[:-1] for column in texts), strict=True)
+        text = b"".join([END.join(row) + END for row in rows])
+    else:
+        numbers, text = columns
+        _check_texts(text, TEXTS * count)
+        times, offsets, hashes = (b"".join(_each(numbers, 3 * count)[field::3]) for field in range(3))
+    pairs = zip(_each(times, count), _each(offsets, count), strict=True)
+    return History(partition, last_offset, dropped, b"".join(chain.from_iterable(pairs)), _any_of(hashes), text)
+
+
+def _cut(value: bytes, begin: int, sizes: tuple[int, ...]) -> list[bytes]:
+    """Pieces of `value` of these sizes in bytes, one after the other."""
+    return [value[start:end] for start, end in pairwise(accumulate(sizes, initial=begin))]
+
+
+def _each(numbers: bytes, count: int) -> list[bytes]:
+    """One by one; of none of the hashes as many NO_IDs."""
+    if not numbers:
+        return [NO_ID] * count
+    return [numbers[start : start + NUMBER] for start in range(0, NUMBER * count, NUMBER)]
+
+
+def _any_of(hashes: bytes) -> bytes:
+    """`hashes`, or nothing if none of them is one of an event_id."""
+    return hashes if hashes.strip(b"\0") else b""
 
 
 def _number(numbers: bytes, place: int) -> int:
@@ -357,11 +390,11 @@ def _number(numbers: bytes, place: int) -> int:
 
 def _times(numbers: bytes, last: int) -> tuple[int, ...]:
     """Of the `last` events, in ms."""
-    return _numbers(numbers[-ROW_BYTES * last :])[0::3]
+    return _numbers(numbers[-ROW_BYTES * last :])[0::2]
 
 
 def _numbers(numbers: bytes) -> tuple[int, ...]:
-    """Time, offset, hash, time, …"""
+    """Time, offset, time, …"""
     return struct.unpack(f"<{len(numbers) // NUMBER}q", numbers)
 
 
@@ -372,19 +405,22 @@ def _or_none(texts: list[str]) -> Sequence[str | None]:
 def _stored(value: bytes) -> Stored:
     """Raises HistoryError where that is not what follows."""
     schema = value[0] if value else SCHEMA
-    layout = HEADER if schema == SCHEMA else COLUMNS.get(schema)
+    layout = HEADERS.get(schema)
     if layout is None:
-        known = ", ".join(map(str, COLUMNS))
-        raise HistoryError(f"stored history has schema {schema}, this version reads {known} and {SCHEMA}")
+        *older, newest = HEADERS
+        raise HistoryError(
+            f"stored history has schema {schema}, this version reads {', '.join(map(str, older))} and {newest}"
+        )
     try:
-        _, partition, last_offset, count, *texts = layout.unpack_from(value)
+        _, partition, last_offset, count, *sizes = layout.unpack_from(value)
     except struct.error as error:
         raise HistoryError(f"stored history is damaged: {error}") from None
-    dropped = texts.pop() if schema > 2 else 0
-    end = layout.size + ROW_BYTES * count + sum(texts)
+    dropped = sizes.pop() if schema > 2 else 0
+    numbers = (2 if schema == SCHEMA else 3) * NUMBER * count
+    end = layout.size + numbers + sum(sizes)
     if end != len(value):
         raise HistoryError(f"stored history is damaged: {len(value)} bytes where {end} should be")
-    return Stored(partition, last_offset, dropped, count, layout.size, tuple(texts))
+    return Stored(partition, last_offset, dropped, count, layout.size, tuple(sizes))
 
 
 def _check_texts(column: bytes, count: int) -> None:

@@ -31,7 +31,7 @@ class HistoryCache:
             stored = self._load(user_id.encode())
             found = None if stored is None else histories.decode(stored)
         if found is None:
-            return new(History, (partition, -1, 0, b"", b""))
+            return new(History, (partition, -1, 0, b"", b"", b""))
         return found if found.partition == partition else histories.on_partition(found, partition)
 
     def peek(self, user_id: str) -> History | None:

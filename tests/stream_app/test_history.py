@@ -16,7 +16,7 @@ from model.sequences import Sequences
 from model.window import Window, WindowRule
 from stream_app import history as histories
 from stream_app.events import Event
-from stream_app.history import COLUMNS, END, HEADER, NO_ID, SCHEMA, Entry, History, HistoryError, HistoryRule, Outcome
+from stream_app.history import END, HEADER, HEADERS, NO_ID, SCHEMA, Entry, History, HistoryError, HistoryRule, Outcome
 
 START_MS = 1_750_000_000_000
 EMPTY = Window([], [], [], ())
@@ -690,8 +690,28 @@ def test_a_history_of_fifty_events_takes_less_than_four_kilobytes() -> None:
         HistoryRule(WindowRule(events=50)),
     )
     assert history.length == 65
-    row = 8 + 8 + 8 + len("add_to_cart") + 1 + len("item-00000000") + 1 + len("category-0") + 1
-    assert len(histories.encode(history)) == 1 + 4 + 8 + 2 + 4 + 8 + 65 * row < 4096 + 15 * row
+    row = 8 + 8 + len("add_to_cart") + 1 + len("item-00000000") + 1 + len("category-0") + 1
+    assert len(histories.encode(history)) == 1 + 4 + 8 + 2 + 4 + 4 + 8 + 65 * row < 4096 + 15 * row
+
+
+def test_only_users_with_event_ids_have_hashes() -> None:
+    first, second, third = Event("u", "view", START_MS, "i"), event(1, event_id="e"), event(2)
+    history, _ = run(History(0), enumerate([first]), rule())
+    assert history.hashes == b""
+    history, _ = run(history, enumerate([second], start=1), rule())
+    assert history.hashes == NO_ID + histories.hash_event_id("e")
+    history, _ = run(history, enumerate([third], start=2), rule())
+    assert history.hashes == NO_ID + histories.hash_event_id("e") + NO_ID
+    assert histories.fold(history, second, 3, rule(), NOTHING)[1] is Outcome.REPEAT
+    _, outcome = histories.fold(histories.until(history, START_MS), second, 3, rule(), NOTHING)
+    assert outcome is Outcome.FOLDED
+
+
+def test_hashes_go_with_the_last_event_that_has_an_id() -> None:
+    events = [event(0, event_id="e"), *map(event, range(1, 20))]
+    history, _ = run(History(0), enumerate(events), rule(events=3))
+    assert (history.hashes, history.length) == (b"", len(history.numbers) // 16)
+    assert history.length < 20
 
 
 def _stored() -> bytes:
@@ -699,9 +719,12 @@ def _stored() -> bytes:
     return histories.encode(run(History(3), enumerate(events), rule(events=4))[0])
 
 
-def _in_columns(history: History, schema: int) -> bytes:
-    """As schemas 2 and 3 stored it."""
+def _as_stored_by(history: History, schema: int) -> bytes:
     entries = history.entries
+    if schema == 4:
+        numbers = b"".join(struct.pack("<qq8s", *entry[:3]) for entry in entries)
+        header = (4, history.partition, history.last_offset, len(entries), len(history.texts), history.dropped)
+        return struct.pack("<BiqHIQ", *header) + numbers + history.texts
     texts = [
         b"".join((text or "").encode() + b"\0" for text in column)
         for column in (
@@ -712,19 +735,22 @@ def _in_columns(history: History, schema: int) -> bytes:
     ]
     header = struct.pack("<BiqH", schema, history.partition, history.last_offset, len(entries))
     header += struct.pack("<III", *map(len, texts)) + (struct.pack("<Q", history.dropped) if schema == 3 else b"")
-    numbers = [struct.pack(f"<{len(entries)}q", *(entry[place] for entry in entries)) for place in (0, 1)]
-    return b"".join((header, *numbers, *(entry.event_hash for entry in entries), *texts))
+    columns = [struct.pack(f"<{len(entries)}q", *(entry[place] for entry in entries)) for place in (0, 1)]
+    return b"".join((header, *columns, *(entry.event_hash for entry in entries), *texts))
 
 
-@given(streams(), rules, st.sampled_from([2, 3]))
+OLDER = [schema for schema in HEADERS if schema < SCHEMA]
+
+
+@given(streams(), rules, st.sampled_from(OLDER))
 def test_what_earlier_versions_stored_is_read(records: list[tuple[int, Event]], rule: HistoryRule, schema: int) -> None:
     history, _ = run(History(0), records, rule)
-    stored = _in_columns(history, schema)
-    assert histories.decode(stored) == (history if schema == 3 else history._replace(dropped=0))
+    stored = _as_stored_by(history, schema)
+    assert histories.decode(stored) == (history if schema > 2 else history._replace(dropped=0))
     assert histories.last_event_ms(stored) == (history.watermark_ms or 0)
     for value in (stored, histories.encode(history)):
         assert histories.newest_at_a_glance(value) == (0, history.watermark_ms or 0) or not history.length
-    for length in (*range(1, COLUMNS[schema].size), len(stored) - 1):
+    for length in (*range(1, HEADERS[schema].size), len(stored) - 1):
         with pytest.raises(HistoryError, match="damaged"):
             histories.decode(stored[:length])
 
@@ -744,10 +770,10 @@ def test_bytes_behind_the_last_event_are_refused() -> None:
             read(stored + b"\x00")
 
 
-@pytest.mark.parametrize("schema", [0, 1, 5, 255])
+@pytest.mark.parametrize("schema", [0, 1, 6, 255])
 def test_another_schema_is_refused_by_name(schema: int) -> None:
     for read in (histories.decode, histories.last_event_ms):
-        with pytest.raises(HistoryError, match=f"schema {schema}, this version reads 2, 3 and 4"):
+        with pytest.raises(HistoryError, match=f"schema {schema}, this version reads 2, 3, 4 and 5"):
             read(bytes([schema]) + _stored()[1:])
 
 
@@ -776,21 +802,22 @@ def decode_or_refuse(value: bytes) -> History | None:
     return None
 
 
-def value_of(count: int, numbers: bytes, texts: bytes, dropped: int = 0) -> bytes:
+def value_of(count: int, numbers: bytes, texts: bytes, hashes: bytes = b"", dropped: int = 0) -> bytes:
     """A stored history whose header agrees with its length."""
-    return HEADER.pack(SCHEMA, 0, 0, count, len(texts), dropped) + numbers + texts
+    return HEADER.pack(SCHEMA, 0, 0, count, len(hashes), len(texts), dropped) + numbers + hashes + texts
 
 
-def value_in_columns(schema: int, count: int, numbers: bytes, columns: Sequence[bytes], dropped: int = 0) -> bytes:
-    """The same for schemas 2 and 3."""
-    header = (schema, 0, 0, count, *map(len, columns), *([dropped] if schema == 3 else []))
-    return COLUMNS[schema].pack(*header) + numbers + b"".join(columns)
+def older_value(schema: int, count: int, numbers: bytes, columns: Sequence[bytes], dropped: int = 0) -> bytes:
+    """The same for older schemas; from 4 on the texts are of one column."""
+    columns = columns if schema < 4 else [b"".join(columns)]
+    header = (schema, 0, 0, count, *map(len, columns), *([dropped] if schema > 2 else []))
+    return HEADERS[schema].pack(*header) + numbers + b"".join(columns)
 
 
 @st.composite
 def well_formed(draw: st.DrawFn, *, sound: bool = False) -> bytes:
-    """Lengths that agree, around numbers of any kind, and texts of any kind unless they shall be `sound`."""
-    schema = draw(st.sampled_from([*COLUMNS, SCHEMA]))
+    """Lengths that agree, around numbers of any kind, and texts and hashes of any kind unless they shall be `sound`."""
+    schema = draw(st.sampled_from([*HEADERS]))
     count = draw(st.integers(0, 3))
     numbers = draw(st.binary(min_size=3 * 8 * count, max_size=3 * 8 * count))
     any_text = st.sampled_from([b"", b"a", b"1", "語".encode()])
@@ -802,8 +829,11 @@ def well_formed(draw: st.DrawFn, *, sound: bool = False) -> bytes:
         columns[0] = draw(st.binary(max_size=6))
     dropped = draw(st.integers(0, 9) | st.just(2**64 - 1))
     if schema == SCHEMA:
-        return value_of(count, numbers, b"".join(columns), dropped)
-    return value_in_columns(schema, count, numbers, columns, dropped)
+        hashes = st.sampled_from([b"", numbers[16 * count :]])
+        if not sound:
+            hashes |= st.binary(max_size=40)
+        return value_of(count, numbers[: 16 * count], b"".join(columns), draw(hashes), dropped)
+    return older_value(schema, count, numbers, columns, dropped)
 
 
 @settings(max_examples=300)
@@ -811,7 +841,7 @@ def well_formed(draw: st.DrawFn, *, sound: bool = False) -> bytes:
 def test_garbage_raises_nothing_but_history_error(value: bytes) -> None:
     history = decode_or_refuse(value)
     if history is not None:
-        assert histories.encode(history) == value or value[0] in COLUMNS
+        assert histories.encode(history) == value or value[0] in OLDER
         assert histories.decode(histories.encode(history)) == history
 
 
@@ -841,12 +871,20 @@ def test_what_is_decoded_can_be_folded_whatever_its_numbers(
     ],
 )
 def test_texts_that_are_no_texts_are_refused(texts: bytes, message: str) -> None:
-    assert histories.decode(value_of(2, bytes(3 * 8 * 2), b"a\0b\0c\0" * 2)).length == 2
+    assert histories.decode(value_of(2, bytes(2 * 8 * 2), b"a\0b\0c\0" * 2)).length == 2
     with pytest.raises(HistoryError, match=message):
-        histories.decode(value_of(2, bytes(3 * 8 * 2), texts))
+        histories.decode(value_of(2, bytes(2 * 8 * 2), texts))
 
 
-@pytest.mark.parametrize("schema", COLUMNS)
+@pytest.mark.parametrize("size", [1, 8, 15, 17, 24])
+def test_hashes_are_of_all_events_or_of_none(size: int) -> None:
+    for right in (0, 2 * 8):
+        assert histories.decode(value_of(2, bytes(2 * 8 * 2), b"a\0b\0c\0" * 2, bytes(right))).length == 2
+    with pytest.raises(HistoryError, match=f"damaged: {size} bytes of hashes for 2 events"):
+        histories.decode(value_of(2, bytes(2 * 8 * 2), b"a\0b\0c\0" * 2, bytes(size)))
+
+
+@pytest.mark.parametrize("schema", [2, 3])
 @pytest.mark.parametrize("column", range(3))
 @pytest.mark.parametrize(
     ("texts", "message"),
@@ -862,10 +900,10 @@ def test_texts_that_are_no_texts_are_refused(texts: bytes, message: str) -> None
 )
 def test_a_column_that_is_no_column_of_texts_is_refused(schema: int, column: int, texts: bytes, message: str) -> None:
     columns = [b"a\0b\0"] * 3
-    assert histories.decode(value_in_columns(schema, 2, bytes(3 * 8 * 2), columns)).length == 2
+    assert histories.decode(older_value(schema, 2, bytes(3 * 8 * 2), columns)).length == 2
     columns[column] = texts
     with pytest.raises(HistoryError, match=message):
-        histories.decode(value_in_columns(schema, 2, bytes(3 * 8 * 2), columns))
+        histories.decode(older_value(schema, 2, bytes(3 * 8 * 2), columns))
 
 
 def test_texts_without_an_event_are_refused() -> None:
@@ -873,7 +911,7 @@ def test_texts_without_an_event_are_refused() -> None:
     for column in range(3):
         columns = [b""] * 3
         columns[column] = b"a"
-        values.append(value_in_columns(3, 0, b"", columns))
+        values.append(older_value(3, 0, b"", columns))
     for value in values:
         with pytest.raises(HistoryError, match="its texts are not as many as its events"):
             histories.decode(value)
