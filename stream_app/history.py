@@ -231,12 +231,14 @@ def decode(value: bytes) -> History:
     stored = _stored(value)
     if value[0] != SCHEMA:
         return _of_schema(value[0], value, stored)
-    partition, last_offset, dropped, count, begin, sizes = stored
-    numbers, hashes, texts = _cut(value, begin, (ROW_BYTES * count, *sizes))
-    if len(hashes) not in (0, NUMBER * count):
-        raise HistoryError(f"stored history is damaged: {len(hashes)} bytes of hashes for {count} events")
+    partition, last_offset, dropped, count, begin, (of_hashes, _) = stored
+    if of_hashes not in (0, NUMBER * count):
+        raise HistoryError(f"stored history is damaged: {of_hashes} bytes of hashes for {count} events")
+    hashes_begin = begin + ROW_BYTES * count
+    texts_begin = hashes_begin + of_hashes
+    texts = value[texts_begin:]
     _check_texts(texts, TEXTS * count)
-    return History(partition, last_offset, dropped, numbers, hashes, texts)
+    return History(partition, last_offset, dropped, value[begin:hashes_begin], value[hashes_begin:texts_begin], texts)
 
 
 def last_event_ms(value: bytes) -> int:
