@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple, Protocol, overload, runtime_checkable
-from zlib import crc32
 
 from model.window import Past, Step, Window, WindowRule
 from stream_app import history as histories
@@ -25,6 +24,7 @@ from stream_app.predictions import Forecast, Message, PredictionEncoder, predict
 from stream_app.scoring import K, LiveScores
 
 FOLDED, REPEAT, TOO_LATE = Outcome.FOLDED, Outcome.REPEAT, Outcome.TOO_LATE  # looked up once
+HASHES = 2**32  # that are told apart
 new = tuple.__new__  # makes a named tuple at half the cost of calling it
 
 
@@ -70,6 +70,7 @@ class Request(NamedTuple):
     before: History
     history: History
     outcome: Outcome
+    length: int  # events of the window: found when the history is at hand
 
 
 class Windows(Sequence[Window]):
@@ -94,11 +95,10 @@ class Windows(Sequence[Window]):
 
     def step(self, position: int) -> Step | None:
         """See `model.window.Steps`; None for an event that is late or came again."""
-        record, event, before, history, outcome = self._requests[position]
+        record, event, before, history, outcome, length = self._requests[position]
         offset = record.offset
         if outcome is not FOLDED or history.newest_offset != offset:
             return None
-        length = histories.window_length(history, offset, self._rule)
         columns = (
             event.user_id,
             record.partition,
@@ -232,20 +232,24 @@ class Pipeline:
         No record of the partition below the offset `settled` comes again.
         """
         cache, rule, requests, changed, folded = self.cache, self.rule, batch.requests, batch.changed, 0
+        fold, length = histories.fold, histories.window_length
         for record, event in events:
             if isinstance(event, Erasure):
                 self._erase(record, event.user_id, batch)
                 continue
             user_id = event.user_id
             before = cache.get(user_id, record.partition)
-            after, outcome = histories.fold(before, event, record.offset, rule, settled)
+            offset = record.offset
+            after, outcome = fold(before, event, offset, rule, settled)
+            columns = (record, event, before, after, outcome, length(after, offset, rule.window))
+            request = new(Request, columns)
             if outcome is FOLDED:
                 folded += 1
                 changed[user_id] = after
                 cache.put(user_id, after)
-                requests.append(new(Request, (record, event, before, after, outcome)))
+                requests.append(request)
             else:
-                self._take_back(Request(record, event, before, after, outcome), batch)
+                self._take_back(request, batch)
         if folded:
             batch.outcomes[FOLDED] += folded
             batch.scored_share = min(1.0, self._most_scored / folded)
@@ -275,15 +279,15 @@ class Pipeline:
     def score(self, batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> None:
         """Each event is scored against what was expected of its user; then its own forecast is kept for the next.
 
-        Only those of the users whose ids have the smallest hashes, `scored_share` of all: a uniform sample, and the same users
-        again in other batches of that size.
+        Only those of the users whose ids have the smallest hashes, `scored_share` of all: a uniform sample, and for as long as
+        the process lives the same users again in other batches of that size.
         """
         scores = self.scores
         for user_id in (*batch.expired, *(erased for _, erased in batch.erasures)):
             scores.forget(user_id)
-        below = batch.scored_share * 2**32
-        for (record, event, before, _, outcome), forecast in zip(batch.requests, forecasts, strict=True):
-            if crc32(event.user_id.encode()) >= below or outcome is not FOLDED or isinstance(forecast, Rejected):
+        below = batch.scored_share * HASHES
+        for (record, event, before, _, outcome, _), forecast in zip(batch.requests, forecasts, strict=True):
+            if hash(event.user_id) % HASHES >= below or outcome is not FOLDED or isinstance(forecast, Rejected):
                 continue  # a record that came again was scored the first time
             scores.observe(event, before.last_offset, before, _repeat_rank)
             scores.expect(event.user_id, record.offset, forecast)
@@ -293,14 +297,13 @@ class Pipeline:
         rejects = list(batch.rejects)
         predictions: list[tuple[Record, Message]] = []
         fallbacks: Counter[str] = Counter()
-        encode, length, rule = self._encoder.encode, histories.window_length, self.rule.window
-        for (record, event, _, history, _), forecast in zip(batch.requests, forecasts, strict=True):
+        encode = self._encoder.encode
+        for (record, event, _, _, _, length), forecast in zip(batch.requests, forecasts, strict=True):
             if isinstance(forecast, Rejected):
                 rejects.append((record, forecast))
                 continue
-            offset = record.offset
-            id_ = prediction_id(record.topic, record.partition, offset)
-            predictions.append((record, encode(id_, event, length(history, offset, rule), forecast)))
+            id_ = prediction_id(record.topic, record.partition, record.offset)
+            predictions.append((record, encode(id_, event, length, forecast)))
             if forecast.fallback is not None:
                 fallbacks[forecast.fallback] += 1
         for record, user_id in batch.erasures:
@@ -315,7 +318,7 @@ class Pipeline:
 
     def _take_back(self, request: Request, batch: Batch) -> None:
         """An event that has changed nothing: it came again, or too late."""
-        record, event, before, history, outcome = request
+        record, event, before, history, outcome, _ = request
         batch.outcomes[outcome] += 1
         if outcome is TOO_LATE:
             behind = ((before.watermark_ms or 0) - event.time_ms) / 1000

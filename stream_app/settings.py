@@ -105,7 +105,9 @@ class Settings(BaseSettings):
     )
     store: Literal["memory://", "rocksdb://"] = Field("memory://", description="where the table of histories lives")
     data_dir: Path = Field(Path("var/nextmove"), description="RocksDB files; one directory per worker")
-    cached_users: Annotated[int, Field(ge=10_000)] = Field(120_000, description="decoded histories kept in memory")
+    cached_users: Annotated[int, Field(ge=10_000)] = Field(
+        120_000, description="decoded histories kept in memory at least; at most twice as many"
+    )
 
     # Batches
     fetch_bytes: Annotated[int, Field(ge=1024)] = Field(
