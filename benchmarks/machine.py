@@ -20,7 +20,7 @@ def describe(libraries: Iterable[str], sources: Iterable[str]) -> dict[str, obje
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", *sources)),
         "machine": {
-            "cpu": _cpu(),
+            "cpu": processor(),
             "cores": os.cpu_count(),
             "memory_gb": round(int(_field(Path("/proc/meminfo"), "MemTotal").split()[0]) * 1024 / 1e9, 1),
             "system": f"{platform.system()} {platform.release()}",
@@ -29,17 +29,18 @@ def describe(libraries: Iterable[str], sources: Iterable[str]) -> dict[str, obje
     }
 
 
+def processor() -> str:
+    """Its name, which rented machines share between generations, and on x86 what tells those apart."""
+    info = Path("/proc/cpuinfo")
+    name, family, model, flags = (_field(info, field) for field in ("model name", "cpu family", "model\t", "flags"))
+    if "unknown" in (family, model, flags):
+        return name
+    return f"{name} (family {family}, model {model}, {'AVX-512' if 'avx512f' in flags.split() else 'no AVX-512'})"
+
+
 def _git(*arguments: str) -> str | None:
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S607
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _cpu() -> str:
-    """Its name, which rented machines share between generations, and what tells those apart."""
-    info = Path("/proc/cpuinfo")
-    name, family, model = (_field(info, field) for field in ("model name", "cpu family", "model\t"))
-    vectors = "AVX-512" if "avx512f" in _field(info, "flags").split() else "no AVX-512"
-    return f"{name} (family {family}, model {model}, {vectors})"
 
 
 def _field(path: Path, name: str) -> str:

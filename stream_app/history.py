@@ -9,8 +9,8 @@ many were is kept, so that the events of a user have the same numbers ever after
 
 A history is kept as it is stored: its numbers as one string of bytes and its texts as another, so that the usual event,
 which is the user's newest, is appended in two copies, and storing it puts a header before them. The hashes of event ids are a
-third one, which is empty as long as no event has an id: each new id is looked for in it, and in nothing else. Everything else
-takes the slow road over rows. Knows nothing of Kafka, of tables or of models, and reads no clock.
+third string, in which each new id is looked for; it is empty as long as no event has an id. Everything else takes the slow
+road over rows. Knows nothing of Kafka, of tables or of models, and reads no clock.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HEADERS = {  # of each schema that is read: schema, partition, last offset, N, b
     4: struct.Struct("<BiqHIQ"),  # N × (time, offset, hash); texts, of these bytes
     5: struct.Struct("<BiqHIIQ"),  # N × (time, offset); hashes and texts, of these bytes
 }
-NEWEST = {2: 8, 3: 8, 4: 24, 5: 16}  # bytes from the time of an event to that of the next
+STRIDE = {2: 8, 3: 8, 4: 24, 5: 16}  # bytes from the time of an event to that of the next
 HEADER = HEADERS[SCHEMA]
 GLANCE = struct.Struct("<BiqH")  # a header up to N
 ROW = struct.Struct("<qq")  # the numbers of an event: time in ms, offset
@@ -114,9 +114,8 @@ class History(NamedTuple):
         """The events as rows."""
         texts = [text or None for text in self.texts.decode().split("\0")[:-1]]
         items, behaviors, categories = texts[0::TEXTS], texts[1::TEXTS], texts[2::TEXTS]
-        rows = zip(
-            ROW.iter_unpack(self.numbers), _each(self.hashes, self.length), items, behaviors, categories, strict=True
-        )
+        hashes = _each(self.hashes or NO_ID * self.length)
+        rows = zip(ROW.iter_unpack(self.numbers), hashes, items, behaviors, categories, strict=True)
         return [
             Entry(time_ms, offset, event_hash, item, behavior or "", category)
             for (time_ms, offset), event_hash, item, behavior, category in rows
@@ -131,7 +130,7 @@ class Stored(NamedTuple):
     dropped: int
     length: int  # N
     begin: int  # where its numbers begin
-    bytes: tuple[int, ...]  # of what follows the numbers
+    sizes: tuple[int, ...]  # bytes of each part that follows the numbers
 
 
 def fold(history: History, event: Event, offset: int, rule: HistoryRule, settled: int) -> tuple[History, Outcome]:
@@ -236,9 +235,11 @@ def decode(value: bytes) -> History:
         raise HistoryError(f"stored history is damaged: {of_hashes} bytes of hashes for {count} events")
     hashes_begin = begin + ROW_BYTES * count
     texts_begin = hashes_begin + of_hashes
-    texts = value[texts_begin:]
+    hashes, texts = value[hashes_begin:texts_begin], value[texts_begin:]
+    if hashes and not _any_of(hashes):
+        raise HistoryError("stored history is damaged: it has hashes, but of no event")
     _check_texts(texts, TEXTS * count)
-    return History(partition, last_offset, dropped, value[begin:hashes_begin], value[hashes_begin:texts_begin], texts)
+    return History(partition, last_offset, dropped, value[begin:hashes_begin], hashes, texts)
 
 
 def last_event_ms(value: bytes) -> int:
@@ -256,7 +257,7 @@ def newest_at_a_glance(value: bytes) -> tuple[int, int]:
     schema, partition, _, count = GLANCE.unpack_from(value)
     if schema not in HEADERS:
         return -1, 0
-    newest = HEADERS[schema].size + NEWEST[schema] * (count - 1)
+    newest = HEADERS[schema].size + STRIDE[schema] * (count - 1)
     return partition, int.from_bytes(value[newest : newest + NUMBER], "little", signed=True)
 
 
@@ -362,8 +363,8 @@ def _of_schema(schema: int, value: bytes, stored: Stored) -> History:
     else:
         numbers, text = columns
         _check_texts(text, TEXTS * count)
-        times, offsets, hashes = (b"".join(_each(numbers, 3 * count)[field::3]) for field in range(3))
-    pairs = zip(_each(times, count), _each(offsets, count), strict=True)
+        times, offsets, hashes = (b"".join(_each(numbers)[field::3]) for field in range(3))
+    pairs = zip(_each(times), _each(offsets), strict=True)
     return History(partition, last_offset, dropped, b"".join(chain.from_iterable(pairs)), _any_of(hashes), text)
 
 
@@ -372,11 +373,9 @@ def _cut(value: bytes, begin: int, sizes: tuple[int, ...]) -> list[bytes]:
     return [value[start:end] for start, end in pairwise(accumulate(sizes, initial=begin))]
 
 
-def _each(numbers: bytes, count: int) -> list[bytes]:
-    """One by one; of none of the hashes as many NO_IDs."""
-    if not numbers:
-        return [NO_ID] * count
-    return [numbers[start : start + NUMBER] for start in range(0, NUMBER * count, NUMBER)]
+def _each(numbers: bytes) -> list[bytes]:
+    """Numbers, or hashes, one by one."""
+    return [numbers[start : start + NUMBER] for start in range(0, len(numbers), NUMBER)]
 
 
 def _any_of(hashes: bytes) -> bytes:

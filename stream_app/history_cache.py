@@ -8,7 +8,7 @@ from stream_app import history as histories
 from stream_app.history import History
 
 UNKNOWN = History(-1)  # stands for "not remembered"
-AT_ONCE = 4096  # users who are dropped together, which takes about a millisecond
+AT_ONCE = 4096  # users who are dropped together at least, which takes about a millisecond
 new = tuple.__new__  # makes a named tuple at half the cost of calling it
 
 
@@ -16,11 +16,12 @@ class HistoryCache:
     """Decoded histories in front of a table of bytes.
 
     `load` reads the table. What a batch in flight has changed is never dropped: `trim` keeps at least the `capacity` users
-    touched last, so `capacity` must exceed the users of the batches in flight; and at most twice as many.
+    touched last, and `capacity` is no less than the users of the batches in flight. It keeps at most twice as many, and twice
+    those that are put between two calls.
 
-    Users come in two generations, the young ones touched later than the old. When the young are as many as `capacity`, the
-    old ones go, and they take their place. Order within a generation is not kept: that would cost three memory accesses
-    for each event, which at the peak is a fiftieth of everything.
+    Users come in two generations, the young ones touched later than the old. When the young are as many as `capacity`, they
+    take the place of the old ones, which leave: for each user who is put from then on two of them, so that they are gone
+    before the next ones leave. Order within a generation is not kept, which would cost three memory accesses for each event.
     """
 
     def __init__(self, load: Callable[[bytes], bytes | None], capacity: int = 100_000) -> None:
@@ -29,6 +30,7 @@ class HistoryCache:
         self._young: dict[str, History | None] = {}
         self._old: dict[str, History | None] = {}
         self._leaving: dict[str, History | None] = {}  # nobody looks there any more
+        self._put_before = 0  # of the young ones: before the last `trim`
 
     def __len__(self) -> int:
         """Histories in memory."""
@@ -58,12 +60,15 @@ class HistoryCache:
 
     def trim(self) -> None:
         """Drop users untouched for longest, a few at a time, where there are too many."""
+        leaving = max(AT_ONCE, 2 * (len(self._young) - self._put_before))
         if len(self._young) >= self._capacity:
             self._leaving, self._old, self._young = self._old, self._young, {}
-        for _ in range(min(AT_ONCE, len(self._leaving))):
+        for _ in range(min(leaving, len(self._leaving))):
             self._leaving.popitem()
+        self._put_before = len(self._young)
 
     def clear(self) -> None:
         """Forget everything: the table is no longer ours alone."""
         for generation in (self._young, self._old, self._leaving):
             generation.clear()
+        self._put_before = 0

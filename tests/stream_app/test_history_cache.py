@@ -2,12 +2,14 @@
 
 import weakref
 from typing import cast
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.window import WindowRule
 from stream_app import history as histories
+from stream_app import history_cache
 from stream_app.events import Event
 from stream_app.history import History, HistoryRule
 from stream_app.history_cache import AT_ONCE, HistoryCache
@@ -18,29 +20,30 @@ RULE = HistoryRule(WindowRule(events=3, age_ms=1000))
 users = st.integers(0, 30).map(str)
 
 
-@given(st.lists(users | st.just("trim")), st.integers(1, 12))
-def test_the_cache_keeps_those_touched_last(touched: list[str], capacity: int) -> None:
-    """At least `capacity` of them, and at most twice as many and those touched since."""
+@given(st.lists(st.lists(users, max_size=12), max_size=30), st.integers(1, 5), st.integers(0, 5))
+def test_the_cache_keeps_those_touched_last(turns: list[list[str]], more: int, at_once: int) -> None:
+    """`trim` follows each turn: at least `capacity` users stay, at most twice as many and those of a turn, and they leave slowly."""
+    most = max((len(set(turn)) for turn in turns), default=0)
     loads: list[bytes] = []
-    cache = HistoryCache(loads.append, capacity)
+    cache = HistoryCache(loads.append, capacity := most + more)  # those of a turn are in flight together
     last: dict[str, int] = {}  # by user: when touched
-    since = set[str]()
-    for time, user in enumerate(touched):
-        if user == "trim":
+    for time, turn in enumerate(turns):
+        for user in turn:
+            cache.put(user, History(0, time))
+            last.pop(user, None)
+            last[user] = time
+        before = len(cache)
+        with mock.patch.object(history_cache, "AT_ONCE", at_once):
             cache.trim()
-            since.clear()
-            continue
-        cache.put(user, History(0, time))
-        since.add(user)
-        last.pop(user, None)
-        last[user] = time
-    newest_first = list(reversed(last))
-    for user in newest_first[:capacity]:
-        assert cache.peek(user) == History(0, last[user])
-    assert loads == []
-    known = [user for user in newest_first if cache.peek(user) is not None]
-    assert len(known) <= len(cache) < 2 * (capacity + max(1, len(since)))
-    assert all(cache.peek(user) == History(0, last[user]) for user in known)
+        assert 0 <= before - len(cache) <= max(at_once, 2 * len(set(turn)))
+        assert len(cache) <= 2 * (capacity + most)
+        newest_first = list(reversed(last))
+        for user in newest_first[:capacity]:
+            assert cache.peek(user) == History(0, last[user])
+        assert loads == []
+        known = [user for user in newest_first if cache.peek(user) is not None]
+        assert all(cache.peek(user) == History(0, last[user]) for user in known)
+        loads.clear()
 
 
 def test_who_is_dropped_is_loaded_again() -> None:
@@ -65,8 +68,9 @@ def test_who_is_dropped_is_let_go_a_few_at_a_time() -> None:
             held = Held()
             generation.add(held)
             cache.put(f"{id(generation)}-{number}", cast(History, held))
-        del held
-        cache.trim()
+            if number % (AT_ONCE // 2) == AT_ONCE // 2 - 1:
+                del held
+                cache.trim()
     assert [len(generation) for generation in kept] == [capacity - AT_ONCE, capacity]
     cache.trim()
     assert [len(generation) for generation in kept] == [0, capacity]
