@@ -43,7 +43,8 @@ class Recurrent(nn.Module):
 
     def forward(self, events: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> Tensor:
         """[B, L, D] → [B, L, D]."""
-        states: Tensor = self.inner(events)[0]
+        with torch.autocast("cpu", enabled=False):  # of processors without AVX-512 an LSTM in bfloat16 is refused
+            states: Tensor = self.inner(events.float())[0]
         return states
 
 
