@@ -32,8 +32,9 @@ from model.quiet import quiet
 from model.vocabulary import Vocabulary, VocabularyError
 from model.window import Window, WindowRule
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
+LATER = {"behavior_after"}  # weights that schema 2 does not have: zeros, which change nothing
 CONTENT = ("config.json", "model.safetensors", "vocabulary.json")
 CARD = "README.md"
 
@@ -256,6 +257,9 @@ def _load_model(directory: Path, vocabulary: Vocabulary) -> NextMoveModel:
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ArtifactError(f"{directory}: the weights cannot be read: {str(error).splitlines()[0]}") from error
     model, report = loaded
+    if set(report["missing_keys"]) == LATER:
+        model.behavior_after.data.zero_()
+        report["missing_keys"] = []
     if any(report.values()):
         raise ArtifactError(f"{directory}: the weights do not fit this program's network; train again")
     fitting: NextMoveModel = model

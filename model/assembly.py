@@ -11,7 +11,7 @@ from model.artifact import Artifact, Described, Golden, Manifest, TrainingRange
 from model.config import PRESETS, NextMoveConfig, rows_of
 from model.engine import GOLDEN_TOP_K, Engine
 from model.learner import Learner
-from model.material import Material, log_share
+from model.material import Material, log_lift, log_share
 from model.network import NextMoveModel
 from model.order import Order, TrainingError
 from model.prices import BUCKETS
@@ -47,7 +47,9 @@ def new_model(material: Material, preset: str, recipe: Recipe = SPARSE, backbone
         )
         model.item_categories[vocabulary.items.first :] = torch.tensor(vocabulary.item_categories, dtype=torch.int64)
         behaviors = material.columns.behavior_rows[inside]
-        model.behavior_head.bias.copy_(log_share(behaviors, config.behavior_first, config.behavior_rows)[1:])
+        shares = log_share(behaviors, config.behavior_first, config.behavior_rows)[1:]
+        model.behavior_head.bias.copy_(shares)
+        model.behavior_after.copy_(log_lift(*material.behavior_steps(), shares, config.behavior_rows))
         if model.item_buckets is not None:
             model.item_buckets[vocabulary.items.first :] = torch.from_numpy(material.item_buckets)
         if model.described is not None and material.text is not None:

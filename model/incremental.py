@@ -72,7 +72,7 @@ class Step(nn.Module):
         heads = Heads(
             items=items,
             categories=categories,
-            behaviors=model.behavior_head(h),
+            behaviors=model.behavior_logits(h, event.behavior_rows[:, None]),
             goal=model.goal_head(h).squeeze(-1),
             churn=model.churn_head(h).squeeze(-1),
             log_seconds=quantiles(model.time_head(h)),

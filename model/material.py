@@ -29,6 +29,7 @@ from model.window import DAY_MS, WindowRule
 Bools = npt.NDArray[np.bool_]
 
 DENSE_EVENTS = 50  # per known item
+LIFT_EVENTS = 10  # of the average behind each behaviour, beside what did follow it
 MIN_REPEATED = 200  # with fewer items than this seen twice, items seen once are kept as well
 
 
@@ -60,6 +61,13 @@ class Material:
     def inside(self) -> Bools:
         """Events that are learned from, [N]."""
         return np.asarray(self.data.order < self.learn_until)
+
+    def behavior_steps(self) -> tuple[Ints, Ints]:
+        """Rows of the behaviours that are learned from, and classes of those right after them, [E] each; -1: none of the known."""
+        learning = np.flatnonzero(self.learning())
+        rows = self.columns.behavior_rows
+        following = rows[self.learned.next[learning]] - self.vocabulary.behaviors.first
+        return rows[learning], np.maximum(following, -1)
 
     def repeats(self) -> bool:
         """Whether any user of the learning part meets an item or a category twice."""
@@ -188,6 +196,21 @@ def log_share(rows: Ints, first: int, total: int) -> Tensor:
     """Log frequency of class 0, "none of these", and of each known row, one half added to each count."""
     counts = np.bincount(np.maximum(rows - first + 1, 0), minlength=total - first + 1) + 0.5
     return torch.log(torch.from_numpy(counts / counts.sum())).float()
+
+
+def log_lift(rows: Ints, classes: Ints, log_shares: Tensor, total: int) -> Tensor:
+    """How much likelier each of C classes is right after each of `total` rows than it is on average, in logs, [total, C].
+
+    Rows and classes [E] of events and those after them, class -1 for one of no name. LIFT_EVENTS that follow the averages,
+    log_shares [C], are added to each row's, so that a row that never occurs has zeros.
+    """
+    named = classes >= 0
+    usual = LIFT_EVENTS * log_shares.double().softmax(0)  # [C]
+    counts = torch.zeros(total, len(usual), dtype=torch.float64)
+    places = torch.from_numpy(rows[named]), torch.from_numpy(classes[named])
+    counts.index_put_(places, torch.ones((), dtype=torch.float64), accumulate=True)
+    smoothed = (counts + usual) / (counts.sum(1, keepdim=True) + LIFT_EVENTS)
+    return torch.log(smoothed * LIFT_EVENTS / usual).float()
 
 
 def default_horizons(times_ms: Ints) -> Horizons:

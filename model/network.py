@@ -13,6 +13,7 @@ Features:
 - catalogue logits are tied to the input embeddings, and an item's row shares its category's row
 - where items have texts, an item's vector is that of its text and a small difference, see `model.described_items`
 - heads: next behaviour, behaviour given the item, goal within a horizon, time to next (monotone quantiles), churn
+- the next behaviour's logits begin as what followed each behaviour in training: a first-order Markov chain, learned on from there
 
 What is said at an event depends on nothing after it. It knows nothing of names, files or losses. B batch, L positions,
 T query positions (all L, or the last one), D width, H heads, K heads of keys and values, F feed width, N catalogue.
@@ -154,6 +155,9 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
             self.category_pointer = Pointer(config)
         behaviors = config.behavior_rows - config.behavior_first
         self.behavior_head = nn.Linear(width, behaviors)
+        self.behavior_after = nn.Parameter(
+            torch.zeros(config.behavior_rows, behaviors)
+        )  # logits by the newest behaviour
         self.behavior_with_item = nn.Embedding(config.behavior_rows, behaviors)  # by the last behaviour with it
         self.goal_head = nn.Linear(width, 1)
         self.churn_head = nn.Linear(width, 1)
@@ -195,11 +199,15 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         return Heads(
             items=self.mixture(h, keys, batch.item_ids, relations, at, 0),
             categories=self.mixture(h, keys, batch.category_ids, relations, at, 1),
-            behaviors=self.behavior_head(h),
+            behaviors=self.behavior_logits(h, batch.behavior_rows if at is None else pick(batch.behavior_rows, at)),
             goal=self.goal_head(h.detach()).squeeze(-1),  # its labels repeat over a user's events: learned by heart
             churn=self.churn_head(h).squeeze(-1),
             log_seconds=quantiles(self.time_head(h)),
         )
+
+    def behavior_logits(self, h: Tensor, newest: Tensor) -> Tensor:
+        """What comes next, [B, T, behaviours]: what follows the newest behaviour, rows [B, T], and what the states h know beyond that."""
+        return self.behavior_head(h) + F.embedding(newest, self.behavior_after)  # type: ignore[no-any-return]
 
     def states(
         self, x: Tensor, batch: Batch, relations: Relations | None, at: Tensor | None, hidden: Tensor | None

@@ -88,7 +88,8 @@ def transplant(model: NextMoveModel, vocabulary: Vocabulary, old: Artifact) -> N
     model.load_state_dict(new)
 
 
-MOVED = {*ROWS, *CLASSES, "behavior_with_item.weight", "behavior_head.weight", "behavior_head.bias"}
+STEPS = {"behavior_with_item.weight", "behavior_after"}  # a row per behaviour, a column per answer
+MOVED = {*ROWS, *CLASSES, *STEPS, "behavior_head.weight", "behavior_head.bias"}
 
 
 def moved(name: str, new: Tensor, old: Tensor, vocabulary: Vocabulary, before: Vocabulary) -> Tensor:
@@ -97,7 +98,7 @@ def moved(name: str, new: Tensor, old: Tensor, vocabulary: Vocabulary, before: V
     to, of = pairs(vocabulary.behaviors, before.behaviors)
     first = vocabulary.behaviors.first
     heads = to[first:] - first, of[first:] - first
-    if name == "behavior_with_item.weight":  # a row per behaviour, a column per answer
+    if name in STEPS:
         found[to[:, None], heads[0]] = old[of[:, None], heads[1]]
     elif name.startswith("behavior_head"):
         found[heads[0]] = old[heads[1]]

@@ -4,10 +4,12 @@ import shutil
 
 import msgspec
 import pytest
+import safetensors.torch
+import torch
 
 from model import artifact, durable
-from model.artifact import ArtifactError, load, publish, read_manifest, version_of
-from model.engine import Engine
+from model.artifact import ArtifactError, Golden, load, publish, read_manifest, version_of
+from model.engine import GOLDEN_TOP_K, Engine
 from model.window import DAY_MS, WindowRule
 
 
@@ -96,8 +98,43 @@ def test_a_stride_is_part_of_the_version(copy):
 def test_a_newer_schema(copy):
     path = copy / "manifest.json"
     document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, "schema": 3, "unheard_of": {}}))
-    refused(copy, "has schema 3, this program reads up to 2: upgrade the program")
+    path.write_text(json.dumps({**document, "schema": 4, "unheard_of": {}}))
+    refused(copy, "has schema 4, this program reads up to 3: upgrade the program")
+
+
+def without_weights(directory, *names):
+    """Rewrites the weights without some of them, as schema 2 had no `behavior_after`."""
+    path = directory / "model.safetensors"
+    weights = {name: value for name, value in safetensors.torch.load_file(path).items() if name not in names}
+    safetensors.torch.save_file(weights, path, {"format": "pt"})
+    files = {**read_manifest(directory).files, path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    sign(directory, schema=2, files=files)
+
+
+def test_a_model_of_before_behaviours_followed_each_other_answers_as_it_did(copy):
+    parts = load(copy)
+    assert parts.model.behavior_after.any()
+    without_weights(copy, "behavior_after")
+    older = load(copy)
+    assert torch.equal(older.model.behavior_after, torch.zeros_like(parts.model.behavior_after))
+    assert torch.equal(older.model.behavior_head.weight, parts.model.behavior_head.weight)
+    with torch.no_grad():
+        parts.model.behavior_after.zero_()
+    sign(copy, golden=with_golden_answers(parts))
+    Engine.load(copy, device="cpu")
+
+
+def with_golden_answers(parts):
+    """What a network says now to the windows of its golden answers."""
+    windows = [one.window for one in parts.manifest.golden]
+    answers = Engine(parts, device="cpu", top_k=GOLDEN_TOP_K).predict(windows)
+    return [Golden(window, answer) for window, answer in zip(windows, answers, strict=True)]
+
+
+@pytest.mark.parametrize("names", [["goal_head.weight"], ["behavior_after", "goal_head.weight"]])
+def test_weights_that_lack_a_part(copy, names):
+    without_weights(copy, *names)
+    refused(copy, "the weights do not fit this program's network; train again")
 
 
 def test_a_manifest_that_lists_no_weights(copy):

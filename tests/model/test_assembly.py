@@ -100,6 +100,30 @@ def test_its_biases_are_the_frequencies_of_what_is_learned_from(material):
     assert 1 in Counter(learned["item_id"]).values()
 
 
+def test_before_training_behaviours_follow_each_other_as_they_did_in_what_is_learned_from(material):
+    """Beside what followed a behaviour stand ten events of the usual shares."""
+    model, learned = made(material), FRAME.head(LEARNED)
+    with torch.no_grad():
+        model.behavior_head.weight.zero_()
+    shares = [learned["behavior"].to_list().count(name) + 0.5 for name in BEHAVIORS]
+    shares = [share / sum(shares) for share in shares]
+    steps = Counter()
+    for user in learned.partition_by("user_id"):
+        steps.update(zip(user["behavior"][:-1], user["behavior"][1:], strict=True))
+    catalogue = material.vocabulary.behaviors
+    assert catalogue.names == BEHAVIORS
+    for before in BEHAVIORS:
+        row = torch.tensor([[catalogue.row(before)]])
+        told = model.behavior_logits(torch.zeros(1, 1, model.config.width), row).softmax(-1)[0, 0]
+        total = sum(steps[before, after] for after in BEHAVIORS)
+        expected = [
+            (steps[before, after] + 10 * share) / (total + 10) for after, share in zip(BEHAVIORS, shares, strict=True)
+        ]
+        assert told.tolist() == pytest.approx(expected, abs=1e-6)
+    unknown = torch.arange(catalogue.first)[:, None]
+    assert torch.equal(model.behavior_after[unknown[:, 0]], torch.zeros(catalogue.first, len(BEHAVIORS)))
+
+
 def test_each_item_has_the_row_of_its_category(material):
     model, names = made(material), material.vocabulary
     of = dict(FRAME.head(LEARNED).select("item_id", "category").iter_rows())

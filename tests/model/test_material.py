@@ -1,8 +1,9 @@
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
-from model.material import default_horizons, make_labels, prepare, without_itself
+from model.material import default_horizons, log_lift, make_labels, prepare, without_itself
 from model.sequences import sequences
 from model.targets import Horizons
 from model.window import DAY_MS, WindowRule
@@ -76,6 +77,27 @@ def test_whether_users_repeat_anything(items, categories, expected):
         }
     )
     assert prepare(sequences(frame), 4, ("view",), "view", RULE, HORIZONS).repeats() == expected
+
+
+def test_what_follows_a_behaviour_is_of_what_is_learned_from(material):
+    data, first = material.data, material.vocabulary.behaviors.first
+    rows, classes = material.behavior_steps()
+    steps = [
+        (data.behaviors[at], data.behaviors[at + 1])
+        for at in range(len(data) - 1)
+        if data.users[at] == data.users[at + 1] and data.order[at + 1] < 150
+    ]
+    names = material.vocabulary.behaviors.names
+    assert [(names[row - first], names[after]) for row, after in zip(rows, classes, strict=True)] == steps
+
+
+def test_how_much_likelier_classes_are_after_rows():
+    shares = torch.tensor([0.5, 0.3, 0.2])
+    rows, classes = np.array([4, 4, 4, 3, 4]), np.array([0, 0, 2, -1, -1])
+    found = log_lift(rows, classes, shares.log(), 6)
+    after_4 = [(2 + 10 * 0.5) / 13 / 0.5, (0 + 10 * 0.3) / 13 / 0.3, (1 + 10 * 0.2) / 13 / 0.2]
+    assert found[4].exp().tolist() == pytest.approx(after_4, rel=1e-6)
+    assert torch.allclose(found[[0, 1, 2, 3, 5]], torch.zeros(5, 3), atol=1e-7)
 
 
 @pytest.mark.parametrize(("items", "expected"), [(3, True), (200, False)])

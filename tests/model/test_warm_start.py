@@ -56,6 +56,9 @@ def test_what_both_know_moves_by_name_and_all_else_of_the_network_stays(old):
     rows = torch.tensor(answer) + vocabulary.behaviors.first
     wanted = parts.model.behavior_with_item.weight[parts.vocabulary.behaviors.first :]
     assert torch.equal(model.behavior_with_item.weight[rows[:, None], torch.tensor(answer)], wanted)
+    steps = parts.model.behavior_after[parts.vocabulary.behaviors.first :]
+    assert steps.any()
+    assert torch.equal(model.behavior_after[rows[:, None], torch.tensor(answer)], steps)
     assert torch.equal(model.item_categories, before["item_categories"])
 
 
