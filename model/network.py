@@ -155,9 +155,7 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
             self.category_pointer = Pointer(config)
         behaviors = config.behavior_rows - config.behavior_first
         self.behavior_head = nn.Linear(width, behaviors)
-        self.behavior_after = nn.Parameter(
-            torch.zeros(config.behavior_rows, behaviors)
-        )  # logits by the newest behaviour
+        self.behavior_after = nn.Parameter(torch.zeros(config.behavior_rows, behaviors))  # by the newest behaviour
         self.behavior_with_item = nn.Embedding(config.behavior_rows, behaviors)  # by the last behaviour with it
         self.goal_head = nn.Linear(width, 1)
         self.churn_head = nn.Linear(width, 1)

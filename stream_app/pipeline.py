@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple, Protocol, overload, runtime_checkable
+from zlib import crc32
 
 from model.window import Past, Step, Window, WindowRule
 from stream_app import history as histories
@@ -24,7 +25,6 @@ from stream_app.predictions import Forecast, Message, PredictionEncoder, predict
 from stream_app.scoring import K, LiveScores
 
 FOLDED, REPEAT, TOO_LATE = Outcome.FOLDED, Outcome.REPEAT, Outcome.TOO_LATE  # looked up once
-HASHES = 2**32  # that are told apart
 new = tuple.__new__  # makes a named tuple at half the cost of calling it
 
 
@@ -279,15 +279,15 @@ class Pipeline:
     def score(self, batch: Batch, forecasts: Sequence[Forecast | Rejected]) -> None:
         """Each event is scored against what was expected of its user; then its own forecast is kept for the next.
 
-        Only those of the users whose ids have the smallest hashes, `scored_share` of all: a uniform sample, and for as long as
-        the process lives the same users again in other batches of that size.
+        Only those of the users whose ids have the smallest hashes, `scored_share` of all: a uniform sample, and the same users
+        again in other batches of that size.
         """
         scores = self.scores
         for user_id in (*batch.expired, *(erased for _, erased in batch.erasures)):
             scores.forget(user_id)
-        below = batch.scored_share * HASHES
+        below = batch.scored_share * 2**32
         for (record, event, before, _, outcome, _), forecast in zip(batch.requests, forecasts, strict=True):
-            if hash(event.user_id) % HASHES >= below or outcome is not FOLDED or isinstance(forecast, Rejected):
+            if crc32(event.user_id.encode()) >= below or outcome is not FOLDED or isinstance(forecast, Rejected):
                 continue  # a record that came again was scored the first time
             scores.observe(event, before.last_offset, before, _repeat_rank)
             scores.expect(event.user_id, record.offset, forecast)
