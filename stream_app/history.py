@@ -1,4 +1,4 @@
-"""A user's history: a small value, a pure fold, and a compact codec.
+"""A user's history: a small value, and a pure fold.
 
 The fold is `(history, event, offset) → (history, outcome)`. It is idempotent: an event at or below the last offset
 changes nothing, and the window *as of* that offset can still be read, so that a redelivered record is answered just as
@@ -8,9 +8,9 @@ can reach is dropped. What an event changes, and what a window shows, does not d
 many were is kept, so that the events of a user have the same numbers ever after.
 
 A history is kept as it is stored: its numbers as one string of bytes and its texts as another, so that the usual event,
-which is the user's newest, is appended in two copies, and storing it puts a header before them. The hashes of event ids are a
-third string, in which each new id is looked for; it is empty as long as no event has an id. Everything else takes the slow
-road over rows. Knows nothing of Kafka, of tables or of models, and reads no clock.
+which is the user's newest, is appended in two copies, and storing it puts a header before them (`history_codec`). The hashes
+of event ids are a third string, in which each new id is looked for; it is empty as long as no event has an id. Everything
+else takes the slow road over rows. Knows nothing of Kafka, of tables or of models, and reads no clock.
 """
 
 from __future__ import annotations
@@ -20,22 +20,11 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from enum import StrEnum
 from hashlib import blake2b
-from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
 from model.window import Window, WindowRule
 from stream_app.events import Event
 
-SCHEMA = 5
-HEADERS = {  # of each schema that is read: schema, partition, last offset, N, bytes of what follows, and from 3 on dropped
-    2: struct.Struct("<BiqHIII"),  # N times, N offsets, N hashes; three columns of texts, of these bytes
-    3: struct.Struct("<BiqHIIIQ"),  # the same
-    4: struct.Struct("<BiqHIQ"),  # N × (time, offset, hash); texts, of these bytes
-    5: struct.Struct("<BiqHIIQ"),  # N × (time, offset); hashes and texts, of these bytes
-}
-STRIDE = {2: 8, 3: 8, 4: 24, 5: 16}  # bytes from the time of an event to that of the next
-HEADER = HEADERS[SCHEMA]
-GLANCE = struct.Struct("<BiqH")  # a header up to N
 ROW = struct.Struct("<qq")  # the numbers of an event: time in ms, offset
 ROW_BYTES = ROW.size
 NUMBER = 8  # bytes of a number, and of the hash of an event_id
@@ -43,10 +32,6 @@ TEXTS = 3  # of an event: item, behaviour, category
 INT64 = struct.Struct("<q")
 END = b"\0"  # behind every text; the event contract keeps it out of texts
 NO_ID = bytes(NUMBER)  # the hash of "no event_id"
-
-
-class HistoryError(Exception):
-    """A stored history that cannot be read: damaged, or written by a newer version. One line."""
 
 
 class Outcome(StrEnum):
@@ -114,23 +99,12 @@ class History(NamedTuple):
         """The events as rows."""
         texts = [text or None for text in self.texts.decode().split("\0")[:-1]]
         items, behaviors, categories = texts[0::TEXTS], texts[1::TEXTS], texts[2::TEXTS]
-        hashes = _each(self.hashes or NO_ID * self.length)
+        hashes = each(self.hashes or NO_ID * self.length)
         rows = zip(ROW.iter_unpack(self.numbers), hashes, items, behaviors, categories, strict=True)
         return [
             Entry(time_ms, offset, event_hash, item, behavior or "", category)
             for (time_ms, offset), event_hash, item, behavior, category in rows
         ]
-
-
-class Stored(NamedTuple):
-    """What a stored history says of itself."""
-
-    partition: int
-    last_offset: int
-    dropped: int
-    length: int  # N
-    begin: int  # where its numbers begin
-    sizes: tuple[int, ...]  # bytes of each part that follows the numbers
 
 
 def fold(history: History, event: Event, offset: int, rule: HistoryRule, settled: int) -> tuple[History, Outcome]:
@@ -218,53 +192,20 @@ def on_partition(history: History, partition: int) -> History:
     return _of_rows(partition, -1, history.dropped, entries)
 
 
-def encode(history: History) -> bytes:
-    """`history` as bytes: a header, the numbers, the hashes, the texts."""
-    partition, last_offset, dropped, numbers, hashes, texts = history
-    header = HEADER.pack(SCHEMA, partition, last_offset, len(numbers) // ROW_BYTES, len(hashes), len(texts), dropped)
-    return b"".join((header, numbers, hashes, texts))
-
-
-def decode(value: bytes) -> History:
-    """The history in `value`. Raises HistoryError."""
-    stored = _stored(value)
-    if value[0] != SCHEMA:
-        return _of_schema(value[0], value, stored)
-    partition, last_offset, dropped, count, begin, (of_hashes, _) = stored
-    if of_hashes not in (0, NUMBER * count):
-        raise HistoryError(f"stored history is damaged: {of_hashes} bytes of hashes for {count} events")
-    hashes_begin = begin + ROW_BYTES * count
-    texts_begin = hashes_begin + of_hashes
-    hashes, texts = value[hashes_begin:texts_begin], value[texts_begin:]
-    if hashes and not _any_of(hashes):
-        raise HistoryError("stored history is damaged: it has hashes, but of no event")
-    _check_texts(texts, TEXTS * count)
-    return History(partition, last_offset, dropped, value[begin:hashes_begin], hashes, texts)
-
-
-def last_event_ms(value: bytes) -> int:
-    """The time of the newest event of a stored history, without reading the rest; of an empty one 0. Raises HistoryError."""
-    return newest_at_a_glance(value)[1] if _stored(value).length else 0
-
-
-def newest_at_a_glance(value: bytes) -> tuple[int, int]:
-    """Partition, and time of the newest event, of a stored history; of an empty or damaged one any numbers.
-
-    For whoever looks at many, and decodes what matters.
-    """
-    if len(value) < GLANCE.size:
-        return -1, 0
-    schema, partition, _, count = GLANCE.unpack_from(value)
-    if schema not in HEADERS:
-        return -1, 0
-    newest = HEADERS[schema].size + STRIDE[schema] * (count - 1)
-    return partition, int.from_bytes(value[newest : newest + NUMBER], "little", signed=True)
-
-
 def hash_event_id(event_id: str) -> bytes:
     """64 bits of BLAKE2b, never NO_ID. Two ids of one window collide with a chance below 1e-15."""
     digest = blake2b(event_id.encode(), digest_size=NUMBER).digest()
     return digest if digest != NO_ID else b"\1" + NO_ID[1:]
+
+
+def each(numbers: bytes) -> list[bytes]:
+    """Numbers, or hashes, one by one."""
+    return [numbers[start : start + NUMBER] for start in range(0, len(numbers), NUMBER)]
+
+
+def any_of(hashes: bytes) -> bytes:
+    """`hashes`, or nothing if none of them is one of an event_id."""
+    return hashes if hashes.strip(b"\0") else b""
 
 
 def _fold_slowly(
@@ -339,48 +280,15 @@ def _without(history: History, oldest: int) -> History:
         return history
     partition, last_offset, dropped, numbers, hashes, texts = history
     left = texts.split(END, TEXTS * oldest)[TEXTS * oldest]
-    hashes = _any_of(hashes[NUMBER * oldest :])
+    hashes = any_of(hashes[NUMBER * oldest :])
     return History(partition, last_offset, dropped + oldest, numbers[ROW_BYTES * oldest :], hashes, left)
 
 
 def _of_rows(partition: int, last_offset: int, dropped: int, entries: list[Entry]) -> History:
     numbers = b"".join([ROW.pack(*entry[:2]) for entry in entries])
-    hashes = _any_of(b"".join([entry.event_hash for entry in entries]))
+    hashes = any_of(b"".join([entry.event_hash for entry in entries]))
     texts = "".join([f"{item or ''}\0{behavior}\0{category or ''}\0" for *_, item, behavior, category in entries])
     return History(partition, last_offset, dropped, numbers, hashes, texts.encode())
-
-
-def _of_schema(schema: int, value: bytes, stored: Stored) -> History:
-    """A history that an earlier version stored: with a column for each field, or with the hashes among the numbers."""
-    partition, last_offset, dropped, count, begin, sizes = stored
-    columns = _cut(value, begin, ((NUMBER * count,) * 3 if schema < 4 else (3 * NUMBER * count,)) + sizes)
-    if schema < 4:
-        times, offsets, hashes, *texts = columns
-        for column in texts:
-            _check_texts(column, count)
-        rows = zip(*(column.split(END)[:-1] for column in texts), strict=True)
-        text = b"".join([END.join(row) + END for row in rows])
-    else:
-        numbers, text = columns
-        _check_texts(text, TEXTS * count)
-        times, offsets, hashes = (b"".join(_each(numbers)[field::3]) for field in range(3))
-    pairs = zip(_each(times), _each(offsets), strict=True)
-    return History(partition, last_offset, dropped, b"".join(chain.from_iterable(pairs)), _any_of(hashes), text)
-
-
-def _cut(value: bytes, begin: int, sizes: tuple[int, ...]) -> list[bytes]:
-    """Pieces of `value` of these sizes in bytes, one after the other."""
-    return [value[start:end] for start, end in pairwise(accumulate(sizes, initial=begin))]
-
-
-def _each(numbers: bytes) -> list[bytes]:
-    """Numbers, or hashes, one by one."""
-    return [numbers[start : start + NUMBER] for start in range(0, len(numbers), NUMBER)]
-
-
-def _any_of(hashes: bytes) -> bytes:
-    """`hashes`, or nothing if none of them is one of an event_id."""
-    return hashes if hashes.strip(b"\0") else b""
 
 
 def _number(numbers: bytes, place: int) -> int:
@@ -401,33 +309,3 @@ def _numbers(numbers: bytes) -> tuple[int, ...]:
 
 def _or_none(texts: list[str]) -> Sequence[str | None]:
     return [text or None for text in texts] if "" in texts else texts
-
-
-def _stored(value: bytes) -> Stored:
-    """Raises HistoryError where that is not what follows."""
-    schema = value[0] if value else SCHEMA
-    layout = HEADERS.get(schema)
-    if layout is None:
-        *older, newest = HEADERS
-        raise HistoryError(
-            f"stored history has schema {schema}, this version reads {', '.join(map(str, older))} and {newest}"
-        )
-    try:
-        _, partition, last_offset, count, *sizes = layout.unpack_from(value)
-    except struct.error as error:
-        raise HistoryError(f"stored history is damaged: {error}") from None
-    dropped = sizes.pop() if schema > 2 else 0
-    numbers = (2 if schema == SCHEMA else 3) * NUMBER * count
-    end = layout.size + numbers + sum(sizes)
-    if end != len(value):
-        raise HistoryError(f"stored history is damaged: {len(value)} bytes where {end} should be")
-    return Stored(partition, last_offset, dropped, count, layout.size, tuple(sizes))
-
-
-def _check_texts(column: bytes, count: int) -> None:
-    if column.count(END) != count or column[-1:] not in (b"", END):
-        raise HistoryError("stored history is damaged: its texts are not as many as its events")
-    try:
-        column.decode()
-    except UnicodeDecodeError as error:
-        raise HistoryError(f"stored history is damaged: {error}") from None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stream_app import history as histories
-from stream_app.history import History
+from stream_app.history import History, on_partition
+from stream_app.history_codec import decode
 
 UNKNOWN = History(-1)  # stands for "not remembered"
 AT_ONCE = 4096  # users who are dropped together at least, which takes about a millisecond
@@ -43,7 +43,7 @@ class HistoryCache:
             found = self.peek(user_id)
         if found is None:
             return new(History, (partition, -1, 0, b"", b"", b""))
-        return found if found.partition == partition else histories.on_partition(found, partition)
+        return found if found.partition == partition else on_partition(found, partition)
 
     def peek(self, user_id: str) -> History | None:
         """The history of a user as it is, None if there is none; not remembered."""
@@ -52,7 +52,7 @@ class HistoryCache:
             if found is not UNKNOWN:
                 return found
         stored = self._load(user_id.encode())
-        return None if stored is None else histories.decode(stored)
+        return None if stored is None else decode(stored)
 
     def put(self, user_id: str, history: History | None) -> None:
         """Remember a user's history, None for one who has none any more."""

@@ -16,6 +16,7 @@ from zlib import crc32
 
 from model.window import Past, Step, Window, WindowRule
 from stream_app import history as histories
+from stream_app import history_codec
 from stream_app.dead_letters import dead_letter
 from stream_app.events import Erasure, Event, EventDecoder, Reason, Record, Rejected
 from stream_app.expiry import Expiry
@@ -311,7 +312,7 @@ class Pipeline:
             predictions.append((record, self._encoder.erasure(user_id, id_)))
         letters = [(dead_letter(record, rejected), rejected.reason) for record, rejected in rejects]
         states = [
-            (user.encode(), None if history is None else histories.encode(history))
+            (user.encode(), None if history is None else history_codec.encode(history))
             for user, history in batch.changed.items()
         ]
         return Outputs(predictions, letters, states, fallbacks)

@@ -22,7 +22,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from model.window import WindowRule
-from stream_app import history
+from stream_app import history, history_codec
 
 TOLERANCE = 1e-5  # of probabilities; the model is a float32 network, and batches differ
 
@@ -245,7 +245,7 @@ Past = list[tuple[int, int, dict[str, Any]]]  # (ms, offset, event) in the order
 
 def stored_window(value: bytes, rule: WindowRule) -> Columns:
     """The window in a stored history."""
-    kept = history.decode(value)
+    kept = history_codec.decode(value)
     return tuple(tuple(column) for column in history.window(kept, kept.last_offset, rule))
 
 

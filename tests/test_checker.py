@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.window import WindowRule
-from stream_app import history
+from stream_app import history, history_codec
 from stream_app.dead_letters import dead_letter
 from stream_app.events import Event, Reason, Rejected
 from stream_app.history import HistoryRule
@@ -61,7 +61,7 @@ def state(user: str, offset: int, *events: Any, partition: int = 0) -> Any:
         ids = (body.get("item_id"), body.get("category"), body.get("event_id"))
         folded = Event(user, body["behavior"], body["timestamp"], *ids)
         kept, _ = history.fold(kept, folded, seen.offset, KEPT, seen.offset)
-    return record("changelog", partition, offset, user.encode(), history.encode(kept))
+    return record("changelog", partition, offset, user.encode(), history_codec.encode(kept))
 
 
 ANNA = [event(0, offset, "anna") for offset in range(3)]
@@ -379,7 +379,7 @@ def test_histories_under_a_rule_with_strides_are_right(stride: int, age_stride_m
         events.append(moment(offset, "anna", ms))
         folded = Event("anna", "view", NOW_MS + ms, f"i{offset}")
         kept = history.fold(kept, folded, offset, HistoryRule(rule, slack=1), offset)[0]
-        found = Topics(events=events, changelog=[record("changelog", 0, 0, b"anna", history.encode(kept))])
+        found = Topics(events=events, changelog=[record("changelog", 0, 0, b"anna", history_codec.encode(kept))])
         assert checker.wrong_states(found, rule, 3_600_000) == []
 
 
@@ -394,12 +394,12 @@ def test_a_worker_that_drops_idle_users_at_any_moments_is_right(life: list[tuple
         kept[user] = history.fold(kept.get(user, history.History(0)), folded, offset, KEPT, offset)[0]
         if offset in sweeps:
             kept = {user: past for user, past in kept.items() if newest_ms - (past.watermark_ms or 0) <= IDLE_MS}
-    states = [record("changelog", 0, 0, user.encode(), history.encode(past)) for user, past in kept.items()]
+    states = [record("changelog", 0, 0, user.encode(), history_codec.encode(past)) for user, past in kept.items()]
     found = Topics(events=events, changelog=states)
     assert checker.wrong_states(found, RULE, 3_600_000, IDLE_MS) == []
     for lost in states:
         found.changelog = [state for state in states if state is not lost]
-        may_be_gone = newest_ms - history.last_event_ms(lost.value) > IDLE_MS
+        may_be_gone = newest_ms - history_codec.last_event_ms(lost.value) > IDLE_MS
         assert checker.wrong_states(found, RULE, 3_600_000, IDLE_MS) == (
             [] if may_be_gone else [f"user {lost.key!r} has no history"]
         )

@@ -20,6 +20,7 @@ CORE = {
     "stream_app.formats",
     "stream_app.history",
     "stream_app.history_cache",
+    "stream_app.history_codec",
     "stream_app.item_texts",
     "stream_app.log_formats",
     "stream_app.pipeline",

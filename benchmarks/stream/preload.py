@@ -14,7 +14,8 @@ from benchmarks.stream.loads import START_MS, frame, partition_of, user_id
 from benchmarks.stream.topics import Names, delivering
 from model.window import WindowRule
 from stream_app.events import Event
-from stream_app.history import History, HistoryRule, encode, fold, on_partition
+from stream_app.history import History, HistoryRule, fold, on_partition
+from stream_app.history_codec import encode
 
 TEMPLATES = 250
 DAY_MS = 24 * 3600 * 1000

@@ -12,7 +12,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from model.engine import Engine
-from stream_app import behaviors, history, replay
+from stream_app import behaviors, history_codec, replay
 from stream_app.serving import new_pipeline
 from stream_app.settings import Settings
 from tests import checker
@@ -102,7 +102,7 @@ def test_idle_users_are_forgotten_for_good(
     stored = {record.key.decode(): record.value for record in found.changelog}
     left = {user: value for user, value in stored.items() if value is not None}
     assert set(left) == {*LIVE, *BACK}
-    assert {history.decode(left[user]).length for user in BACK} == {3}, "their old events are gone"
+    assert {history_codec.decode(left[user]).length for user in BACK} == {3}, "their old events are gone"
     if store == "rocksdb://":
         assert on_disk(tmp_path / "data") == {user.encode(): value for user, value in left.items()}
     assert erasures(found) == 0

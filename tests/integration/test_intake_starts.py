@@ -13,7 +13,8 @@ from aiokafka import AIOKafkaProducer
 from model.window import WindowRule
 from stream_app.broker import EmbeddedBroker
 from stream_app.events import Event
-from stream_app.history import History, HistoryRule, encode, fold
+from stream_app.history import History, HistoryRule, fold
+from stream_app.history_codec import encode
 from tests import checker
 from tests.checker import Names
 from tests.integration.conftest import PARTITIONS, deployment

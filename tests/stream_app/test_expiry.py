@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from model.window import WindowRule
 from stream_app import history as histories
+from stream_app import history_codec
 from stream_app.chunk_states import Prepared
 from stream_app.events import Erasure, Event
 from stream_app.expiry import SWEEPS, Expiry, idle_limit_ms, most_expired, most_kept
@@ -70,7 +71,7 @@ def test_neither_an_event_nor_a_record_that_is_ahead_alone_makes_anybody_idle(re
 
 @pytest.mark.parametrize("timestamp", [0, -1])
 def test_a_record_without_a_time_of_its_own_makes_nobody_idle(timestamp: int) -> None:
-    expiry = Expiry(IDLE_MS, lambda: [(b"anna", histories.encode(History(0)))], 0)
+    expiry = Expiry(IDLE_MS, lambda: [(b"anna", history_codec.encode(History(0)))], 0)
     record = FakeRecord(timestamp=timestamp)
     assert expiry.expired([(record, Event("ben", "view", NOW_MS))], lambda _: History(0)) == []
 
@@ -121,7 +122,7 @@ def test_users_of_another_partition_wait_for_a_chunk_of_theirs() -> None:
 
 
 def test_who_waits_is_looked_at_again_when_the_chunk_comes() -> None:
-    stored = {b"anna": histories.encode(_history(0, partition=1))}
+    stored = {b"anna": history_codec.encode(_history(0, partition=1))}
     expiry = Expiry(IDLE_MS, lambda: list(stored.items()), 0)
     assert _expired(expiry, 1, 0, _history(0, partition=1)) == []
     ahead = _expired(expiry, 1, 5000, None)
@@ -151,7 +152,7 @@ def test_partitions_that_move_take_their_time_with_them() -> None:
 
 
 def test_a_history_that_cannot_be_read_is_left_for_its_user() -> None:
-    sound = histories.encode(_history(0))
+    sound = history_codec.encode(_history(0))
     table: Table = {b"short": b"", b"newer": b"\x09" + sound[1:], b"cut": sound[:-1], b"anna": sound}
     steps = expiring(table)
     assert work(steps, table, [at("ben", 0, 5000)]) == ["anna"]
@@ -159,7 +160,7 @@ def test_a_history_that_cannot_be_read_is_left_for_its_user() -> None:
 
 
 def test_a_chunk_of_nothing_but_rejects_expires_nobody() -> None:
-    table: Table = {b"anna": histories.encode(_history(0))}
+    table: Table = {b"anna": history_codec.encode(_history(0))}
     assert run(expiring(table), [FakeRecord(value=b"[]")])[0].expired == []
 
 
@@ -173,7 +174,7 @@ def test_who_expired_is_not_scored_on_coming_back() -> None:
 
 
 def test_the_observer_is_told() -> None:
-    table: Table = {b"anna": histories.encode(_history(0))}
+    table: Table = {b"anna": history_codec.encode(_history(0))}
     records = [at("ben", 0, 5000)]
     batch, outputs = run(expiring(table), records)
     report = BatchReport(0, 1).done(batch, outputs, records)
@@ -197,7 +198,7 @@ class Counting:
 
 
 def test_a_sweep_takes_a_few_users_with_each_chunk_and_ends() -> None:
-    table = {b"%d" % n: histories.encode(_history(n % 2 * 5000)) for n in range(1000)}
+    table = {b"%d" % n: history_codec.encode(_history(n % 2 * 5000)) for n in range(1000)}
     users = Counting(table)
     steps = pipeline(table, expiry=Expiry(IDLE_MS, users, 0))
     expired: list[str] = []
@@ -230,7 +231,7 @@ def test_a_sweep_begins_when_the_time_has_moved_on_by_a_good_part_of_the_idle_ti
 
 
 def test_no_more_expire_with_a_chunk_than_it_looks_at() -> None:
-    table = {b"%d" % n: histories.encode(_history(0, partition=n % 2)) for n in range(200)}
+    table = {b"%d" % n: history_codec.encode(_history(0, partition=n % 2)) for n in range(200)}
     steps = expiring(table)
     work(steps, table, [at("ben", 0, 0, partition=1)])  # begins the sweep, in which nobody is idle yet
     for chunk in range(40):
@@ -255,8 +256,8 @@ def test_idle_is_by_default_and_at_least_what_no_window_reaches() -> None:
 
 def test_a_glance_sees_what_decoding_does() -> None:
     for history in (_history(7, partition=3), _history(0)):
-        stored = histories.encode(history)
-        assert histories.newest_at_a_glance(stored) == (history.partition, history.watermark_ms)
+        stored = history_codec.encode(history)
+        assert history_codec.newest_at_a_glance(stored) == (history.partition, history.watermark_ms)
 
 
 # Redelivery
@@ -343,7 +344,7 @@ def test_after_two_quiet_sweeps_exactly_the_live_are_left(life: list[tuple[str, 
     for record in records:
         work(steps, table, [record])
     newest = max((read_ms(record) for record in records), default=0)
-    last = {key: histories.last_event_ms(value) for key, value in table.items()}
+    last = {key: history_codec.last_event_ms(value) for key, value in table.items()}
     for n in (1, 2):
         newest = max(newest, NOW_MS) + IDLE_MS // SWEEPS + 1
         work(steps, table, [at("zoe", 100 + n, newest - NOW_MS)])

@@ -1,124 +1,42 @@
-"""Histories: the fold against a model that keeps everything, its fast road against its slow one, redelivery, lateness,
-and a codec that any bytes may meet.
-"""
+"""Histories: the fold against a model that keeps everything, its fast road against its slow one, redelivery, lateness."""
 
-import struct
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.sequences import Sequences
-from model.window import Window, WindowRule
+from model.window import Window
 from stream_app import history as histories
 from stream_app.events import Event
-from stream_app.history import END, HEADER, HEADERS, NO_ID, SCHEMA, Entry, History, HistoryError, HistoryRule, Outcome
+from stream_app.history import NO_ID, Entry, History, HistoryRule, Outcome
+from stream_app.history_codec import decode, encode
+from tests.stream_app.folding import (
+    ALL,
+    NOTHING,
+    START_MS,
+    Step,
+    backwards,
+    event,
+    in_reach,
+    naive_window,
+    rule,
+    rules,
+    run,
+    steady,
+    streams,
+)
 
-START_MS = 1_750_000_000_000
 EMPTY = Window([], [], [], ())
-
-
-def event(time: int, item: str | None = None, event_id: str | None = None) -> Event:
-    """A view at `time` ms after the start; the item says which one, unless another is given."""
-    return Event("u", "view", START_MS + time, item or f"i{time}", None, event_id)
-
-
-def rule(
-    events: int = 3, age: int = 1000, slack: int = 2, lateness: int = 500, stride: int = 1, age_stride: int = 1
-) -> HistoryRule:
-    """The strides are cut to what there is."""
-    strides = {"stride": min(stride, events), "age_stride_ms": min(age_stride, age)}
-    return HistoryRule(WindowRule(events=events, age_ms=age, **strides), lateness, slack)
-
-
-class Step(NamedTuple):
-    """What the fold did with one record, and the window then."""
-
-    offset: int
-    event: Event
-    outcome: Outcome
-    window: Window
-
-
-ALL = 10**12  # settled: nothing comes again
-NOTHING = 0  # settled: everything may come again
-
-
-def run(
-    history: History, records: Iterable[tuple[int, Event]], rule: HistoryRule, settled: int = ALL
-) -> tuple[History, list[Step]]:
-    """Fold records in order."""
-    steps = []
-    for offset, event_ in records:
-        history, outcome = histories.fold(history, event_, offset, rule, settled)
-        steps.append(Step(offset, event_, outcome, histories.window(history, offset, rule.window)))
-    return history, steps
 
 
 def times(window: Window) -> list[int]:
     return [time_ms - START_MS for time_ms in window.times_ms]
 
 
-# The model: keep all, sort, cut
-
-
-def in_reach(folded: Sequence[tuple[int, Event]], rule: WindowRule) -> list[Event]:
-    ordered = [event_ for _, event_ in sorted(folded, key=lambda record: (record[1].time_ms, record[0]))]
-    start = 0
-    while len(ordered) - start > rule.events:
-        start += rule.stride
-    oldest_ms = max((event_.time_ms for event_ in ordered), default=0) - rule.age_ms
-    while oldest_ms % rule.age_stride_ms:
-        oldest_ms += 1
-    return [event_ for event_ in ordered[start:] if event_.time_ms >= oldest_ms]
-
-
-def naive_window(folded: Sequence[tuple[int, Event]], rule: WindowRule) -> Window:
-    kept = in_reach(folded, rule)
-    return Window(
-        [event_.item_id for event_ in kept],
-        [event_.behavior for event_ in kept],
-        [event_.category for event_ in kept],
-        tuple(event_.time_ms for event_ in kept),
-    )
-
-
-rules = st.builds(
-    rule,
-    events=st.integers(1, 5),
-    age=st.integers(1, 60),
-    slack=st.integers(1, 5),
-    lateness=st.integers(0, 80),
-    stride=st.just(1) | st.integers(1, 5),
-    age_stride=st.just(1) | st.integers(1, 60),
-)
-restless = st.integers(-60, 60) | st.integers(0, 20) | st.sampled_from([0, 100, -100])
-steady = st.integers(0, 4)
-backwards = st.sampled_from([20, 20, -15, -30])
-ids = st.none() | st.sampled_from(["a", "b", "c"])
-items = st.sampled_from([None, "x", "y"])
-
-
-@st.composite
-def streams(
-    draw: st.DrawFn,
-    ids: st.SearchStrategy[str | None] = ids,
-    items: st.SearchStrategy[str | None] = items,
-    moves: st.SearchStrategy[int] = restless,
-    most: int = 25,
-) -> list[tuple[int, Event]]:
-    """One user's records in offset order, with gaps, and with times that go back and forth."""
-    records, offset, time = [], -1, 1000
-    for _ in range(draw(st.integers(0, most))):
-        offset += draw(st.sampled_from([1, 1, 1, 7]))
-        time = max(0, time + draw(moves))
-        item = draw(items)
-        records.append((offset, Event("u", "view", START_MS + time, item, draw(st.none() | st.just("c")), draw(ids))))
-    return records
+# The fold
 
 
 @settings(max_examples=250)
@@ -251,7 +169,7 @@ def test_a_crash_after_any_record_changes_nothing_that_shows(
             history, (step,) = run(history, [records[number]], rule, settled)
             assert step.outcome is Outcome.TOO_LATE or step.window == smooth[number].window
             if data.draw(st.booleans()):
-                stored = histories.decode(histories.encode(history))
+                stored = decode(encode(history))
         if crashes < 4 and data.draw(st.booleans()):
             crashes, history = crashes + 1, stored
         else:
@@ -302,13 +220,13 @@ def test_a_window_is_as_long_as_is_said_without_cutting_it(
 def test_the_fold_leaves_its_arguments_alone(records: list[tuple[int, Event]], rule: HistoryRule) -> None:
     history = History(0)
     for offset, event_ in records:
-        before = histories.encode(history)
+        before = encode(history)
         after, _ = histories.fold(history, event_, offset, rule, offset)
         assert histories.fold(history, event_, offset, rule, offset)[0] == after
         histories.window(history, offset, rule.window)
         histories.on_partition(history, 9)
         histories.until(history, event_.time_ms)
-        assert histories.encode(history) == before
+        assert encode(history) == before
         history = after
 
 
@@ -605,7 +523,7 @@ def test_what_had_happened_by_a_time(records: list[tuple[int, Event]], rule: His
     past = histories.until(history, time_ms)
     assert past.entries == [entry for entry in history.entries if entry.time_ms <= time_ms]
     assert past[:3] == (history.partition, history.last_offset, history.dropped)
-    assert histories.decode(histories.encode(past)) == past
+    assert decode(encode(past)) == past
     if back <= 0:
         assert past == history
 
@@ -623,7 +541,7 @@ def test_on_another_partition_the_events_stay_and_offsets_start_again(
     assert (moved.partition, moved.last_offset) == (1, -1)
     assert (moved.watermark_ms, moved.dropped) == (history.watermark_ms, history.dropped)
     assert histories.window(moved, -1, rule.window) == histories.window(moved, 0, rule.window) == window
-    assert histories.decode(histories.encode(moved)) == moved
+    assert decode(encode(moved)) == moved
     assert histories.on_partition(history, 0) is history
 
     after, steps = run(moved, later, rule, NOTHING)
@@ -643,34 +561,7 @@ def test_offsets_of_the_old_partition_hide_nothing() -> None:
     assert [step.window for step in again] == [step.window for step in first]
 
 
-# The codec
-
-letters = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
-texts = st.text(letters, min_size=1, max_size=20) | st.just("語" * 512) | st.just("😀" * 512)
-wild_events = st.builds(
-    Event,
-    st.just("u"),
-    st.text(letters, min_size=1, max_size=10),
-    st.integers(0, 4_102_444_800_000),
-    st.none() | texts,
-    st.none() | texts,
-    st.none() | st.text(max_size=5),
-)
-
-
-@given(st.lists(wild_events, max_size=8), st.integers(0, 2**31 - 1), st.integers(0, 2**63 - 100))
-@example([], 0, 0)
-def test_what_is_stored_is_what_is_read(events: list[Event], partition: int, offset: int) -> None:
-    wide = HistoryRule(WindowRule(events=50), lateness_ms=2**62)
-    history, steps = run(History(partition), enumerate(events, start=offset), wide)
-    folded = [(step.offset, step.event) for step in steps if step.outcome is Outcome.FOLDED]
-    stored = histories.encode(history)
-    read = histories.decode(stored)
-    assert read == history
-    assert histories.encode(read) == stored
-    assert histories.last_event_ms(stored) == (history.watermark_ms or 0)
-    window = histories.window(read, offset + 99, wide.window)
-    assert window == naive_window(folded, wide.window)
+# Texts and hashes
 
 
 def test_an_empty_text_stands_for_none() -> None:
@@ -679,19 +570,8 @@ def test_an_empty_text_stands_for_none() -> None:
         event_ = Event("u", "view", START_MS, item, category)
         history, _ = run(History(0), [(0, event_)], rule())
         assert slowly(History(0), event_, 0, rule(), ALL)[0] == history
-        window = histories.window(histories.decode(histories.encode(history)), 0, rule().window)
+        window = histories.window(decode(encode(history)), 0, rule().window)
         assert (window.items, window.categories) == ([None], [None])
-
-
-def test_a_history_of_fifty_events_takes_less_than_four_kilobytes() -> None:
-    history, _ = run(
-        History(0),
-        enumerate(Event("u", "add_to_cart", START_MS + n, f"item-{n:08}", f"category-{n % 9}") for n in range(65)),
-        HistoryRule(WindowRule(events=50)),
-    )
-    assert history.length == 65
-    row = 8 + 8 + len("add_to_cart") + 1 + len("item-00000000") + 1 + len("category-0") + 1
-    assert len(histories.encode(history)) == 1 + 4 + 8 + 2 + 4 + 4 + 8 + 65 * row < 4096 + 15 * row
 
 
 def test_only_users_with_event_ids_have_hashes() -> None:
@@ -712,223 +592,6 @@ def test_hashes_go_with_the_last_event_that_has_an_id() -> None:
     history, _ = run(History(0), enumerate(events), rule(events=3))
     assert history.length < 20
     assert history.hashes == b""
-
-
-def _stored() -> bytes:
-    events = [Event("u", "view", START_MS + n, f"語{n}", None if n % 2 else "c", f"e{n}") for n in range(4)]
-    return histories.encode(run(History(3), enumerate(events), rule(events=4))[0])
-
-
-def _as_stored_by(history: History, schema: int) -> bytes:
-    entries = history.entries
-    if schema == 4:
-        numbers = b"".join(struct.pack("<qq8s", *entry[:3]) for entry in entries)
-        header = (4, history.partition, history.last_offset, len(entries), len(history.texts), history.dropped)
-        return struct.pack("<BiqHIQ", *header) + numbers + history.texts
-    texts = [
-        b"".join((text or "").encode() + b"\0" for text in column)
-        for column in (
-            [entry.item for entry in entries],
-            [entry.behavior for entry in entries],
-            [entry.category for entry in entries],
-        )
-    ]
-    header = struct.pack("<BiqH", schema, history.partition, history.last_offset, len(entries))
-    header += struct.pack("<III", *map(len, texts)) + (struct.pack("<Q", history.dropped) if schema == 3 else b"")
-    columns = [struct.pack(f"<{len(entries)}q", *(entry[place] for entry in entries)) for place in (0, 1)]
-    return b"".join((header, *columns, *(entry.event_hash for entry in entries), *texts))
-
-
-OLDER = [schema for schema in HEADERS if schema < SCHEMA]
-
-
-@given(streams(), rules, st.sampled_from(OLDER))
-def test_what_earlier_versions_stored_is_read(records: list[tuple[int, Event]], rule: HistoryRule, schema: int) -> None:
-    history, _ = run(History(0), records, rule)
-    stored = _as_stored_by(history, schema)
-    assert histories.decode(stored) == (history if schema > 2 else history._replace(dropped=0))
-    assert histories.last_event_ms(stored) == (history.watermark_ms or 0)
-    for value in (stored, histories.encode(history)):
-        assert histories.newest_at_a_glance(value) == (0, history.watermark_ms or 0) or not history.length
-    for length in (*range(1, HEADERS[schema].size), len(stored) - 1):
-        with pytest.raises(HistoryError, match="damaged"):
-            histories.decode(stored[:length])
-
-
-def test_a_truncated_history_is_refused_at_every_length() -> None:
-    stored = _stored()
-    for length in range(len(stored)):
-        for read in (histories.decode, histories.last_event_ms):
-            with pytest.raises(HistoryError, match="damaged"):
-                read(stored[:length])
-
-
-def test_bytes_behind_the_last_event_are_refused() -> None:
-    stored = _stored()
-    for read in (histories.decode, histories.last_event_ms):
-        with pytest.raises(HistoryError, match=f"damaged: {len(stored) + 1} bytes where {len(stored)} should be"):
-            read(stored + b"\x00")
-
-
-@pytest.mark.parametrize("schema", [0, 1, 6, 255])
-def test_another_schema_is_refused_by_name(schema: int) -> None:
-    for read in (histories.decode, histories.last_event_ms):
-        with pytest.raises(HistoryError, match=f"schema {schema}, this version reads 2, 3, 4 and 5"):
-            read(bytes([schema]) + _stored()[1:])
-
-
-@given(streams(), rules)
-def test_the_time_of_the_newest_event_is_read_from_what_is_stored(
-    records: list[tuple[int, Event]], rule: HistoryRule
-) -> None:
-    history, steps = run(History(0), records, rule)
-    folded = [step.event.time_ms for step in steps if step.outcome is Outcome.FOLDED]
-    for one in (history, histories.on_partition(history, 1)):
-        assert histories.last_event_ms(histories.encode(one)) == (one.watermark_ms or 0) == max(folded, default=0)
-
-
-def decode_or_refuse(value: bytes) -> History | None:
-    """Anything raised but HistoryError is a failed test."""
-    try:
-        history = histories.decode(value)
-    except HistoryError as caught:
-        error = caught
-    else:
-        assert histories.last_event_ms(value) == (history.watermark_ms or 0)
-        return history
-    assert len(str(error).splitlines()) == 1
-    with suppress(HistoryError):
-        histories.last_event_ms(value)
-    return None
-
-
-def value_of(count: int, numbers: bytes, texts: bytes, hashes: bytes = b"", dropped: int = 0) -> bytes:
-    """A stored history whose header agrees with its length."""
-    return HEADER.pack(SCHEMA, 0, 0, count, len(hashes), len(texts), dropped) + numbers + hashes + texts
-
-
-def older_value(schema: int, count: int, numbers: bytes, columns: Sequence[bytes], dropped: int = 0) -> bytes:
-    """The same for older schemas; from 4 on the texts are of one column."""
-    columns = columns if schema < 4 else [b"".join(columns)]
-    header = (schema, 0, 0, count, *map(len, columns), *([dropped] if schema > 2 else []))
-    return HEADERS[schema].pack(*header) + numbers + b"".join(columns)
-
-
-@st.composite
-def well_formed(draw: st.DrawFn, *, sound: bool = False) -> bytes:
-    """Lengths that agree, around numbers of any kind, and texts and hashes of any kind unless they shall be `sound`."""
-    schema = draw(st.sampled_from([*HEADERS]))
-    count = draw(st.integers(0, 3))
-    numbers = draw(st.binary(min_size=3 * 8 * count, max_size=3 * 8 * count))
-    any_text = st.sampled_from([b"", b"a", b"1", "語".encode()])
-    texts = st.lists(any_text, min_size=count, max_size=count)
-    if not sound:
-        texts |= st.lists(any_text | st.sampled_from([b"\xe8", b"\xff"]), max_size=3)
-    columns = [b"".join(text + END for text in draw(texts)) for _ in range(3)]
-    if not sound and draw(st.booleans()):
-        columns[0] = draw(st.binary(max_size=6))
-    dropped = draw(st.integers(0, 9) | st.just(2**64 - 1))
-    if schema == SCHEMA:
-        hashes = st.sampled_from([b"", numbers[16 * count :] if any(numbers[16 * count :]) else b""])
-        if not sound:
-            hashes |= st.binary(max_size=40)
-        return value_of(count, numbers[: 16 * count], b"".join(columns), draw(hashes), dropped)
-    return older_value(schema, count, numbers, columns, dropped)
-
-
-@settings(max_examples=300)
-@given(st.binary(max_size=120) | st.binary(max_size=80).map(lambda rest: bytes([SCHEMA]) + rest) | well_formed())
-def test_garbage_raises_nothing_but_history_error(value: bytes) -> None:
-    history = decode_or_refuse(value)
-    if history is not None:
-        assert histories.encode(history) == value or value[0] in OLDER
-        assert histories.decode(histories.encode(history)) == history
-
-
-@given(well_formed(sound=True), st.integers(-1, 2**62), streams(items=st.sampled_from([None, "a", "1"]), most=3))
-def test_what_is_decoded_can_be_folded_whatever_its_numbers(
-    value: bytes, as_of: int, records: list[tuple[int, Event]]
-) -> None:
-    history = histories.decode(value)
-    for offset, event_ in records:
-        histories.window(history, as_of, rule().window)
-        histories.recency_rank(history, "a", 10)
-        histories.recency_rank(histories.until(history, event_.time_ms), "1", 10)
-        history, _ = histories.fold(history, event_, offset, rule(), ALL)
-        assert len(history.entries) == history.length
-
-
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        (b"", "its texts are not as many as its events"),
-        (b"a\0b\0c\0" + b"a\0b\0", "its texts are not as many as its events"),
-        (b"a\0b\0c\0" + b"a\0b\0c\0" + b"\0", "its texts are not as many as its events"),
-        (b"a\0b\0c\0" + b"a\0b\0\0c", "its texts are not as many as its events"),
-        (b"a\0b\0c\0" + b"a\0b\0c", "its texts are not as many as its events"),
-        (b"a\0b\0c\0" + b"a\0\xff\0c\0", "invalid start byte"),
-        (b"a\0b\0c\0" + b"\xe8\xaa\0\x9e\0c\0", "invalid continuation byte"),
-    ],
-)
-def test_texts_that_are_no_texts_are_refused(texts: bytes, message: str) -> None:
-    assert histories.decode(value_of(2, bytes(2 * 8 * 2), b"a\0b\0c\0" * 2)).length == 2
-    with pytest.raises(HistoryError, match=message):
-        histories.decode(value_of(2, bytes(2 * 8 * 2), texts))
-
-
-@pytest.mark.parametrize("size", [1, 8, 15, 17, 24])
-def test_hashes_are_of_all_events_or_of_none(size: int) -> None:
-    for right in (0, 2 * 8):
-        assert histories.decode(value_of(2, bytes(2 * 8 * 2), b"a\0b\0c\0" * 2, b"h" * right)).length == 2
-    with pytest.raises(HistoryError, match=f"damaged: {size} bytes of hashes for 2 events"):
-        histories.decode(value_of(2, bytes(2 * 8 * 2), b"a\0b\0c\0" * 2, b"h" * size))
-
-
-def test_hashes_of_no_event_are_refused() -> None:
-    with pytest.raises(HistoryError, match="damaged: it has hashes, but of no event"):
-        histories.decode(value_of(2, bytes(2 * 8 * 2), b"a\0b\0c\0" * 2, bytes(2 * 8)))
-
-
-@pytest.mark.parametrize("schema", [2, 3])
-@pytest.mark.parametrize("column", range(3))
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        (b"", "its texts are not as many as its events"),
-        (b"a\0", "its texts are not as many as its events"),
-        (b"a\0b\0c\0", "its texts are not as many as its events"),
-        (b"a\0b\0c", "its texts are not as many as its events"),
-        (b"a\0b", "its texts are not as many as its events"),
-        (b"a\0\xff\0", "invalid start byte"),
-        (b"\xe8\xaa\0\x9e\0", "invalid continuation byte"),
-    ],
-)
-def test_a_column_that_is_no_column_of_texts_is_refused(schema: int, column: int, texts: bytes, message: str) -> None:
-    columns = [b"a\0b\0"] * 3
-    assert histories.decode(older_value(schema, 2, bytes(3 * 8 * 2), columns)).length == 2
-    columns[column] = texts
-    with pytest.raises(HistoryError, match=message):
-        histories.decode(older_value(schema, 2, bytes(3 * 8 * 2), columns))
-
-
-def test_texts_without_an_event_are_refused() -> None:
-    values = [value_of(0, b"", b"a")]
-    for column in range(3):
-        columns = [b""] * 3
-        columns[column] = b"a"
-        values.append(older_value(3, 0, b"", columns))
-    for value in values:
-        with pytest.raises(HistoryError, match="its texts are not as many as its events"):
-            histories.decode(value)
-
-
-@settings(max_examples=300)
-@given(st.data())
-def test_a_damaged_byte_raises_nothing_but_history_error(data: st.DataObject) -> None:
-    stored = bytearray(_stored())
-    for _ in range(data.draw(st.integers(1, 3))):
-        stored[data.draw(st.integers(0, len(stored) - 1))] = data.draw(st.integers(0, 255))
-    decode_or_refuse(bytes(stored))
 
 
 @given(st.text(), st.text())

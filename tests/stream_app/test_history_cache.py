@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model.window import WindowRule
 from stream_app import history as histories
-from stream_app import history_cache
+from stream_app import history_cache, history_codec
 from stream_app.events import Event
 from stream_app.history import History, HistoryRule
 from stream_app.history_cache import AT_ONCE, HistoryCache
@@ -81,7 +81,7 @@ class Held:
 
 
 def test_the_cache_remembers_that_a_user_was_erased() -> None:
-    stored = histories.encode(histories.fold(History(0), Event("u", "view", 0, "i"), 0, RULE, 0)[0])
+    stored = history_codec.encode(histories.fold(History(0), Event("u", "view", 0, "i"), 0, RULE, 0)[0])
     cache = HistoryCache(lambda _: stored)
     assert len(cache.get("u", 0).entries) == 1
     cache.put("u", None)

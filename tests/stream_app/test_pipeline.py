@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from model.engine import Engine
 from model.forecast import Forecast, Item
 from model.window import Step, Steps, Window, WindowRule
-from stream_app import behaviors, predictions
+from stream_app import behaviors, history_codec, predictions
 from stream_app import history as histories
 from stream_app.chunk_states import Prepared
 from stream_app.events import Event, EventDecoder, Reason, Rejected
@@ -344,7 +344,7 @@ def test_the_user_of_another_partition_keeps_the_events() -> None:
     apply(table, run(pipeline(table), [event_record("u", 90)])[1])
     _, outputs = run(pipeline(table), [event_record("u", 3, NOW_MS + 1)._replace(partition=1)])
     assert read(outputs.predictions[0][1]).history_length == 2
-    assert histories.decode(outputs.states[0][1] or b"").partition == 1
+    assert history_codec.decode(outputs.states[0][1] or b"").partition == 1
 
 
 # Erasure
@@ -705,12 +705,12 @@ def pure_fold(records: Iterable[FakeRecord], rule: HistoryRule = RULE) -> Table:
             users[event.user_id] = histories.fold(before, event, record.offset, rule, record.offset)[0]
         else:
             users.pop(event.user_id, None)
-    return {user.encode(): histories.encode(history) for user, history in users.items()}
+    return {user.encode(): history_codec.encode(history) for user, history in users.items()}
 
 
 def shown(table: Table, rule: HistoryRule = RULE) -> dict[bytes, tuple[int, int, Window]]:
     """What matters of the histories in a table; how much more each of them keeps depends on what was settled when."""
-    kept = {user: histories.decode(value) for user, value in table.items()}
+    kept = {user: history_codec.decode(value) for user, value in table.items()}
     return {
         user: (history.partition, history.last_offset, histories.window(history, history.last_offset, rule.window))
         for user, history in kept.items()

@@ -13,7 +13,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 from intervaltree import IntervalTree
 
-from stream_app import history
+from stream_app import history_codec
 from stream_app.faust_options import ROCKSDB, app_options
 from stream_app.history import History
 from stream_app.settings import Settings
@@ -33,7 +33,7 @@ def table() -> HistoryTable:
 
 
 def stored(partition: int) -> bytes:
-    return history.encode(History(partition))
+    return history_codec.encode(History(partition))
 
 
 def test_its_changelog_has_the_name_that_the_settings_say(table: HistoryTable) -> None:

@@ -14,8 +14,9 @@ from benchmarks.stream.rounds import rounded
 from model.window import WindowRule
 from stream_app import behaviors
 from stream_app.events import Event, EventDecoder
-from stream_app.history import History, HistoryRule, decode, encode, fold
+from stream_app.history import History, HistoryRule, fold
 from stream_app.history_cache import HistoryCache
+from stream_app.history_codec import decode, encode
 from stream_app.pipeline import Pipeline
 from stream_app.predictions import PredictionEncoder
 from stream_app.replay import NEVER_AGAIN, LogRecord, place

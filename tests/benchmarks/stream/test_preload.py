@@ -3,7 +3,7 @@
 from benchmarks.stream.loads import START_MS, partition_of
 from benchmarks.stream.preload import histories, templates
 from model.window import WindowRule
-from stream_app.history import decode
+from stream_app.history_codec import decode
 
 RULE = WindowRule(events=4)
 
