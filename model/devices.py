@@ -59,8 +59,8 @@ def scoring_precision(device: str, compiled: bool) -> Precision:
 
 
 @cache
-def states_dtype(device: str) -> torch.dtype:
-    """The type in which states are kept and steps computed fastest: bfloat16 where the device multiplies it clearly faster."""
+def fastest_dtype(device: str) -> torch.dtype:
+    """The type in which a network is computed fastest: bfloat16 where the device multiplies it clearly faster."""
     faster = _seconds(device, torch.float32) > WORTH * _seconds(device, torch.bfloat16)
     return torch.bfloat16 if faster else torch.float32
 

@@ -74,7 +74,7 @@ class Learner:
         wanted = int(self.learns.sum()) // STEPS
         self.positions = recipe.positions or min(MAX_POSITIONS, max(MIN_POSITIONS, wanted))
         self.clock = Clock(steps=recipe.epochs * len(list(self.batches(0))), budget_s=budget_s)
-        self.model.narrow = recipe.bfloat16 != "off"
+        self.model.narrow = recipe.bfloat16 in ("blocks", "all")
         self.weights = LossWeights(material.constant()).to(self.device)
         weights = [*groups(model, recipe.weight_decay), *groups(self.weights, 0.0)]
         self.optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate)

@@ -49,6 +49,7 @@ def losses(
     With the items' `log_share` [N + 1] their softmax is sampled.
     """
     config = model.config
+    products = torch.bfloat16 if model.narrow else torch.float32
     return {
         "item": mixture_loss(
             heads.items,
@@ -58,6 +59,7 @@ def losses(
             config.item_first,
             *model.item_table(),
             log_share,
+            products,
         ),
         "category": mixture_loss(
             heads.categories,
@@ -66,6 +68,7 @@ def losses(
             labels.category_rows,
             config.category_first,
             *model.category_table(),
+            products=products,
         ),
         "behavior": _cross_entropy(heads.behaviors, labels.behavior_rows - config.behavior_first),
         "with_item": with_item_loss(model, heads, batch, labels),
@@ -121,6 +124,7 @@ def mixture_loss(
     vectors: Tensor,
     bias: Tensor,
     log_share: Tensor | None = None,
+    products: torch.dtype = torch.float32,
 ) -> tuple[Tensor, int]:
     """-log p of what came next under `g · softmax + (1 - g) · pointer`.
 
@@ -130,7 +134,7 @@ def mixture_loss(
     row, step = torch.nonzero(target_ids >= 0, as_tuple=True)  # [P] each
     wanted = target_ids[row, step]  # [P]
     classes = (target_rows[row, step] - first + 1).clamp(min=0)  # [P]
-    named = log_probability(mixture.query[row, step], vectors, bias, classes, log_share)  # [P]
+    named = log_probability(mixture.query[row, step], vectors, bias, classes, log_share, products)  # [P]
     if mixture.copied is None:
         return -named.sum(), len(row)
     hit = ids[row] == wanted[:, None]  # [P, L]

@@ -166,7 +166,9 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         self.register_buffer(
             "item_buckets", torch.zeros(config.item_rows, dtype=torch.int64) if config.price_buckets else None
         )
-        self.narrow = False  # products of the backbone in bfloat16: for learning, never for answers
+        self.narrow = (
+            False  # products of the backbone, and with the catalogue, in bfloat16: for learning, never for answers
+        )
         self.item_categories: Tensor
         self.register_buffer("item_categories", torch.ones(config.item_rows, dtype=torch.int64))  # category rows
         self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped

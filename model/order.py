@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from model.artifact import read_manifest
 from model.cleaning import Cleaning
 from model.config import BACKBONES, PRESETS
-from model.devices import choose_device
+from model.devices import choose_device, fastest_dtype
 from model.group import ALONE, Group
 from model.item_text import ItemText
 from model.material import Material
@@ -95,4 +97,8 @@ class Order:
         if self.warm is not None:
             recipe = replace(recipe, learning_rate=RATE * recipe.learning_rate, replay=self.warm.replay)
         epochs = recipe.epochs if self.epochs is None else self.epochs
-        return replace(self, recipe=replace(recipe, epochs=epochs, bfloat16=self.bfloat16 or recipe.bfloat16))
+        narrow = self.bfloat16 or recipe.bfloat16
+        if narrow == "auto":
+            faster = fastest_dtype(self.device) == torch.bfloat16
+            narrow = "blocks" if self.group.agree(float(faster)) else "off"
+        return replace(self, recipe=replace(recipe, epochs=epochs, bfloat16=narrow))

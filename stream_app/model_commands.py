@@ -48,8 +48,10 @@ Kept = Annotated[
 ]
 Every = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How often, within an epoch.")]
 Bfloat16 = Annotated[
-    Literal["off", "blocks", "all"],
-    typer.Option(help="What is computed in bfloat16 while learning: all is for GPUs that have it."),
+    Literal["auto", "off", "blocks", "all"],
+    typer.Option(
+        help="What is computed in bfloat16 while learning: auto is blocks where that is faster; all is for GPUs."
+    ),
 ]
 Text = Annotated[
     str | None,
@@ -98,7 +100,7 @@ def train(
     stride: Stride = 1,
     checkpoint: Kept = None,
     checkpoint_every: Every = 60,
-    bfloat16: Bfloat16 = "blocks",
+    bfloat16: Bfloat16 = "auto",
     item_text: Text = None,
     text_encoder: Encoder = None,
     prices: Prices = False,

@@ -11,7 +11,7 @@ import torch
 
 from model.artifact import ArtifactError
 from model.compiling import can_compile
-from model.devices import choose_device, states_dtype
+from model.devices import choose_device, fastest_dtype
 from model.engine import Engine
 from model.hiding import Hidden
 from stream_app import banned_items
@@ -61,7 +61,7 @@ def _engine(directory: Path, settings: Settings, threads: int | None = None) -> 
     engine = Engine.load(directory, device, settings.top_k, threads, settings.compile and can_compile(device))
     if settings.states_mb:
         wanted = settings.states_precision
-        dtype = states_dtype(device) if wanted == "auto" else getattr(torch, wanted)
+        dtype = fastest_dtype(device) if wanted == "auto" else getattr(torch, wanted)
         engine.keep_states(settings.states_mb << 20, dtype=dtype)
     return engine
 

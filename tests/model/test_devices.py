@@ -5,7 +5,7 @@ import torch
 
 from model import devices
 from model.artifact import ArtifactError
-from model.devices import choose_device, has_failed, scoring_precision, states_dtype
+from model.devices import choose_device, fastest_dtype, has_failed, scoring_precision
 
 
 def test_without_a_gpu_it_is_the_cpu(monkeypatch):
@@ -39,9 +39,9 @@ def test_states_are_narrow_where_that_is_clearly_faster(monkeypatch, seconds, wa
         "_seconds",
         lambda device, dtype: dict(zip((torch.float32, torch.bfloat16), seconds, strict=True))[dtype],
     )
-    states_dtype.cache_clear()
-    assert states_dtype("cpu") == wanted
-    states_dtype.cache_clear()
+    fastest_dtype.cache_clear()
+    assert fastest_dtype("cpu") == wanted
+    fastest_dtype.cache_clear()
 
 
 def test_it_is_measured():

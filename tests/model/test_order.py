@@ -1,5 +1,10 @@
-import pytest
+from dataclasses import replace
+from types import SimpleNamespace
 
+import pytest
+import torch
+
+from model import order
 from model.order import Order, TrainingError
 from model.recipe import DENSE, SPARSE, Recipe
 from tests.model.conftest import BEHAVIORS
@@ -17,7 +22,7 @@ OPTIONS = {"behaviors": BEHAVIORS, "goal": "purchase", "device": "cpu"}
         ({"validation": 1}, "got 0.8, 1"),
         ({"protocol": "daily"}, "one cannot train by 'daily'; the protocol is time or leave-one-out"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"bfloat16": "some"}, "no bfloat16 'some'; there are off, blocks, all"),
+        ({"bfloat16": "some"}, "no bfloat16 'some'; there are auto, off, blocks, all"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_one_line(option, message):
@@ -28,11 +33,30 @@ def test_an_option_that_makes_no_sense_is_one_line(option, message):
 
 def test_an_option_is_worth_more_than_the_recipe_and_a_recipe_more_than_the_log():
     material = make_learner().material
-    assert Order(**OPTIONS).with_recipe(material).recipe == (DENSE if material.is_dense() else SPARSE)
+    found = Order(**OPTIONS, bfloat16="all").with_recipe(material).recipe
+    assert found == replace(DENSE if material.is_dense() else SPARSE, bfloat16="all")
     given = Recipe(epochs=7, bfloat16="off")
     assert Order(**OPTIONS, recipe=given).with_recipe(material).recipe == given
     changed = Order(**OPTIONS, recipe=given, epochs=2, bfloat16="all").with_recipe(material).recipe
     assert (changed.epochs, changed.bfloat16) == (2, "all")
+
+
+@pytest.mark.parametrize(("fastest", "wanted"), [(torch.bfloat16, "blocks"), (torch.float32, "off")])
+def test_bfloat16_is_for_devices_that_multiply_it_faster(monkeypatch, fastest, wanted):
+    monkeypatch.setattr(order, "fastest_dtype", lambda device: fastest)
+    material = make_learner().material
+    chosen = Order(**OPTIONS).with_recipe(material)
+    assert chosen.recipe.bfloat16 == wanted
+    assert chosen.identity()["recipe"]["bfloat16"] == wanted  # another machine's checkpoint may be of another training
+    for asked in ("off", "blocks", "all"):
+        assert Order(**OPTIONS, bfloat16=asked).with_recipe(material).recipe.bfloat16 == asked
+
+
+def test_processes_of_one_training_compute_in_one_precision(monkeypatch):
+    """Each would find its own answer; the leader's counts."""
+    monkeypatch.setattr(order, "fastest_dtype", lambda device: torch.float32)
+    leader = SimpleNamespace(agree=lambda value: 1.0, size=2)
+    assert Order(**OPTIONS, group=leader).with_recipe(make_learner().material).recipe.bfloat16 == "blocks"
 
 
 def test_what_decides_the_outcome_is_in_the_identity():

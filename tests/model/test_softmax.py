@@ -1,23 +1,33 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
 from model.softmax import log_probability
 
 
-def test_the_blockwise_softmax_has_the_value_and_gradient_of_the_plain_one(monkeypatch):
+@pytest.mark.parametrize(
+    ("products", "value", "gradient"),
+    [
+        (torch.float32, {"atol": 1e-5, "rtol": 1e-5}, {"atol": 1e-5, "rtol": 1e-5}),
+        (torch.bfloat16, {"atol": 0.05, "rtol": 0.02}, {"atol": 0.05, "rtol": 0.05}),
+    ],
+)
+def test_the_blockwise_softmax_has_the_value_and_gradient_of_the_plain_one(monkeypatch, products, value, gradient):
     monkeypatch.setattr("model.softmax.CELLS", 24)  # blocks of 2 rows
     random = torch.Generator().manual_seed(0)
     shapes = {"query": (5, 8), "vectors": (12, 8), "bias": (12,)}
     ours = {name: torch.randn(shape, generator=random).requires_grad_() for name, shape in shapes.items()}
-    plain = {name: value.detach().clone().requires_grad_() for name, value in ours.items()}
+    plain = {name: given.detach().clone().requires_grad_() for name, given in ours.items()}
     classes, weight = torch.tensor([0, 3, 11, 3, 7]), torch.tensor([1.0, -0.5, 2.0, 0.0, 1.0])
-    got = log_probability(*ours.values(), classes)
+    got = log_probability(*ours.values(), classes, products=products)
     expected = -F.cross_entropy(plain["query"] @ plain["vectors"].t() + plain["bias"], classes, reduction="none")
-    torch.testing.assert_close(got, expected, atol=0.05, rtol=0.02)  # bfloat16 products
+    torch.testing.assert_close(got, expected, **value)
+    exact = torch.equal(got, log_probability(*ours.values(), classes))
+    assert exact == (products == torch.float32)
     (got * weight).sum().backward()
     (expected * weight).sum().backward()
     for name in shapes:
-        torch.testing.assert_close(ours[name].grad, plain[name].grad, atol=0.05, rtol=0.05)
+        torch.testing.assert_close(ours[name].grad, plain[name].grad, **gradient)
 
 
 def test_the_sampled_normaliser_is_right_on_average_and_its_gradient_too():

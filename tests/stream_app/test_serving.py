@@ -10,7 +10,7 @@ from model.artifact import ArtifactError
 from model.engine import Engine
 from model.hiding import Hidden
 from model.window import WindowRule
-from stream_app import behaviors, history
+from stream_app import behaviors, history_codec
 from stream_app.events import Reason
 from stream_app.serving import load_engine, load_successor, model_directory, new_pipeline
 from stream_app.settings import Settings
@@ -48,7 +48,7 @@ def test_states_are_kept_in_the_precision_of_the_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: Literal["float32", "bfloat16", "auto"]
 ) -> None:
     published(tmp_path / "model", untrained(window=WindowRule(events=8, stride=4)))
-    monkeypatch.setattr("stream_app.serving.states_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr("stream_app.serving.fastest_dtype", lambda device: torch.bfloat16)
     for load in (load_engine, lambda settings: load_successor(tmp_path / "model", settings)):
         engine = load(Settings(model=tmp_path / "model", device="cpu", states_precision=wanted))
         assert engine.states is not None
@@ -91,11 +91,11 @@ def test_histories_are_read_from_the_table_and_kept_for_redelivery() -> None:
         _, outputs = run(steps, [event_record("u", offset)], settled=1)
         apply(table, outputs)
     assert read(outputs.predictions[0][1]).history_length == Echo().window.events
-    assert len(history.decode(table[b"u"]).entries) == 20  # all but the first may come again
+    assert len(history_codec.decode(table[b"u"]).entries) == 20  # all but the first may come again
 
 
 def test_an_unreadable_table_stops_a_pipeline_rather_than_forgetting_a_user() -> None:
-    with pytest.raises(history.HistoryError):
+    with pytest.raises(history_codec.HistoryError):
         run(new_pipeline(Echo(), Settings(), BEHAVIORS, lambda _: b"damaged"), [event_record("u", 0)])
 
 
