@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from model.artifact import Epoch
 from model.augmentation import crop, reorder
+from model.average import Average
 from model.callbacks import Callback, Progress
 from model.checkpoint import Checkpoint
 from model.course import Clock, Course, schedule
@@ -78,6 +79,7 @@ class Learner:
         self.weights = LossWeights(material.constant()).to(self.device)
         weights = [*groups(model, recipe.weight_decay), *groups(self.weights, 0.0)]
         self.optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate)
+        self.average = Average(self.model.parameters(), recipe.average)
         self.log_share = shares(material).to(self.device) if len(material.vocabulary.items.names) > FULL else None
         ranks = recipe.best_by == RANKED
         self.validation = Validation(self.model, material, ranks, self.device, group, callback)
@@ -98,10 +100,11 @@ class Learner:
         while course.epoch < (stop_after or self.recipe.epochs) and not course.ended:
             if not math.isfinite(self.epoch()):
                 break
-            found = self.validate(checked) if len(checked) else {"loss": -float(course.epoch + 1)}
-            self.curve.append((means(self.group.add(self.sums.clone())), found if len(checked) else {}))
-            self.callback.on_epoch(Epoch(self.phase, len(self.curve), *self.curve[-1]))
-            self._judge(found)
+            with self.average.shown():
+                found = self.validate(checked) if len(checked) else {"loss": -float(course.epoch + 1)}
+                self.curve.append((means(self.group.add(self.sums.clone())), found if len(checked) else {}))
+                self.callback.on_epoch(Epoch(self.phase, len(self.curve), *self.curve[-1]))
+                self._judge(found)
             self.snapshot()
         self.model.narrow = False
         if not self.best:
@@ -178,6 +181,7 @@ class Learner:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.clock.step += 1
+        self.average.update(self.clock.step)
         value = float(self.group.add(loss.detach()))
         share_done = int(1000 * self.clock.share())
         self.callback.on_step(Progress(self.phase, share_done, 1000, value, batches=self.clock.step))

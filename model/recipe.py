@@ -27,6 +27,9 @@ class Recipe:
     mask_categories: float = 0.2
     crop: float = 0.0  # share of the stretches that lose their oldest events
     reorder: float = 0.0  # share of the stretches with a shuffled part
+    average: float = (
+        0.99  # what is judged and kept is an average over the steps, see `model.average`; 0: the last weights
+    )
     hidden: float = 0.2  # share of events that a backbone that looks both ways is not shown, and learns
     # What is computed in bfloat16 while learning, never in answers: nothing; the backbone's products and those with the
     # catalogue; or all of the forward pass that stands it (autocast), for GPUs. An `Order` replaces auto: by blocks where
@@ -49,5 +52,6 @@ DENSE = Recipe(
     dropout=0.2,
     mask_items=0.0,
     mask_categories=0.0,
+    average=0.0,
     best_by=RANKED,
 )

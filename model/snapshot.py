@@ -21,6 +21,7 @@ def snapshot(learner: Learner) -> Checkpoint:
     tensors = {f"model.{name}": value for name, value in learner.model.state_dict().items()}
     tensors |= {f"weights.{name}": value for name, value in learner.weights.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in learner.best.items()}
+    tensors |= {f"average.{number}": value for number, value in enumerate(learner.average.means)}
     for number, values in learner.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
     generators = learner.group.collect(_generators(learner.device))
@@ -42,6 +43,7 @@ def restore(learner: Learner, checkpoint: Checkpoint) -> None:
     learner.model.load_state_dict(_under("model.", tensors))
     learner.weights.load_state_dict(_under("weights.", tensors))
     learner.best = {name: value.to(learner.device) for name, value in _under("best.", tensors).items()}
+    learner.average.restore([tensors[f"average.{number}"] for number in range(len(learner.average.means))])
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in _under("optimizer.", tensors).items():
         number, _, moment = name.partition(".")
