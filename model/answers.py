@@ -114,7 +114,8 @@ class Answers:
         mixes = heads.behaviors[:, 0].double() / self._calibration.behavior_temperature  # [B, behaviours]
         goals = self._calibration.purchase.apply(heads.goal[:, 0].double())  # [B]
         churns = self._calibration.churn.apply(heads.churn[:, 0].double())
-        numbers = [chosen.probability, mixes, goals, heads.log_seconds[:, 0], churns]
+        waits = self._calibration.awaited(heads.log_seconds[:, 0].double())  # [B, quantiles]
+        numbers = [chosen.probability, mixes, goals, waits, churns]
         columns = (
             _named(chosen, self._items, items),
             _shares(chosen),
@@ -133,7 +134,7 @@ class Answers:
             next_categories = _cut(found, chosen)
         if not torch.stack([each.sum() for each in numbers]).isfinite().all():
             raise NotFinite("the model answered with numbers that are not finite")
-        seconds = heads.log_seconds[:, 0].double().clamp(max=30).expm1().clamp(min=0).round(decimals=6)
+        seconds = waits.clamp(max=30).expm1().clamp(min=0).round(decimals=6)
         return list(
             map(
                 Forecast,

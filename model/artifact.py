@@ -32,7 +32,7 @@ from model.quiet import quiet
 from model.vocabulary import Vocabulary, VocabularyError
 from model.window import Window, WindowRule
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST = "manifest.json"
 LATER = {"behavior_after"}  # weights that schema 2 does not have: zeros, which change nothing
 CONTENT = ("config.json", "model.safetensors", "vocabulary.json")
@@ -199,6 +199,9 @@ def version_of(manifest: Manifest) -> str:
     for name in ("stride", "age_stride_ms"):  # which an older manifest does not have
         if document["window"][name] == 1:
             del document["window"][name]
+    for name in ("times", "waiting"):  # likewise
+        if document["calibration"] and not document["calibration"][name]:
+            del document["calibration"][name]
     body = msgspec.json.encode(document, order="deterministic")
     return hashlib.sha256(body).hexdigest()[:16]
 

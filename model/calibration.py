@@ -1,8 +1,11 @@
-"""Probabilities that mean what they say: one temperature for the behaviours, a line for each yes-or-no question.
+"""Probabilities that mean what they say: one temperature for the behaviours, a line for each yes-or-no question and each quantile.
 
 Fitted on events that the weights did not learn from, after the last epoch. A temperature changes no ranking (Guo, Pleiss,
 Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017). A question has a scale and a bias on its logit,
-since its rate can be off as well (Platt, "Probabilistic Outputs for Support Vector Machines", 1999). E events, C classes.
+since its rate can be off as well (Platt, "Probabilistic Outputs for Support Vector Machines", 1999). A quantile has them on its
+log seconds: what is learned from has only the next events that came before its end, so waits look shorter than they are. Where
+lines cross, the quantiles are put in order (Chernozhukov, Fernández-Val and Galichon, "Quantile and Probability Curves
+Without Crossing", Econometrica 2010). E events, C classes, Q quantiles.
 """
 
 from __future__ import annotations
@@ -16,10 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import measures
+from model.config import QUANTILES
 from model.measures import Bools, Floats, Ints, Measure
 
 LEAST = 1e-3  # of a scale and of a temperature, so that they can be undone
 STEPS = 100
+SLOPES = tuple(step / 20 for step in range(31))  # that the line of a quantile may have
+WAITS = 200  # events at least that lines of quantiles are fitted on
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -49,13 +55,32 @@ class Effect(msgspec.Struct, frozen=True):
     ece: tuple[float, float]  # before, after
 
 
+class WaitingEffect(msgspec.Struct, frozen=True):
+    """What calibration does to the times to the next event, on the events that it was fitted on."""
+
+    events: int
+    pinball: tuple[float, float]  # before, after; log seconds
+    inside: tuple[float, float]  # share between the outer quantiles
+
+
 class Calibration(msgspec.Struct, frozen=True):
-    """What the engine does to the logits of a network; as it is here, nothing."""
+    """What the engine does to the answers of a network; as it is here, nothing."""
 
     behavior_temperature: float = 1.0
     purchase: Line = Line()
     churn: Line = Line()
     effects: dict[str, Effect] = {}  # head → effect on the events that it was fitted on
+    times: tuple[Line, ...] = ()  # of the log seconds, one for each quantile
+    waiting: WaitingEffect | None = None
+
+    def awaited(self, log_seconds: Tensor) -> Tensor:
+        """Calibrated quantiles of the time to the next event, [..., Q]."""
+        if not self.times:
+            return log_seconds
+        scale, bias = (
+            log_seconds.new_tensor([getattr(line, name) for line in self.times]) for name in ("scale", "bias")
+        )
+        return (log_seconds * scale + bias).sort(dim=-1).values
 
 
 def temperature(probabilities: Floats, actual: Ints) -> float:
@@ -90,6 +115,29 @@ def line(probability: Floats, happened: Bools) -> Line:
     if scale < LEAST:
         scale, (bias,) = LEAST, _fit(lambda raw: loss(LEAST, raw[0]), [0.0])
     return Line(scale, bias)
+
+
+def quantile_line(told: Floats, actual: Floats, level: float) -> Line:
+    """The line with the lowest pinball loss for one quantile, of the `SLOPES`; told, actual [E] in log seconds, E > 0.
+
+    On these events it is no worse than the same number for all, which is the line of slope 0.
+    """
+    found = [(slope, float(np.quantile(actual - slope * told, level))) for slope in SLOPES]
+    losses = [
+        np.maximum(level * error, (level - 1) * error).mean() for error in (actual - s * told - b for s, b in found)
+    ]
+    return Line(*found[int(np.argmin(losses))])
+
+
+def fit_times(told: Floats, actual: Floats) -> tuple[tuple[Line, ...], WaitingEffect | None]:
+    """A line for each quantile and what they do; told [E, Q] and actual [E] in log seconds. None where events are too few."""
+    if len(actual) < WAITS:
+        return (), None
+    lines = tuple(quantile_line(column, actual, level) for column, level in zip(told.T, QUANTILES, strict=True))
+    pair = (told, Calibration(times=lines).awaited(torch.from_numpy(told)).numpy())
+    losses = [measures.value(measures.pinball(each, actual, QUANTILES), len(actual)) for each in pair]
+    inside = [float(((actual >= each[:, 0]) & (actual <= each[:, -1])).mean()) for each in pair]
+    return lines, WaitingEffect(len(actual), (losses[0], losses[1]), (inside[0], inside[1]))
 
 
 def fit_behaviors(probabilities: Floats, actual: Ints) -> tuple[float, Effect]:

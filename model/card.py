@@ -107,3 +107,6 @@ def _calibrated(manifest: Manifest) -> Iterator[str]:
     for head, one in sorted(manifest.calibration.effects.items()) if manifest.calibration else ():
         losses, errors = (f"{before:.4f} → {after:.4f}" for before, after in (one.log_loss, one.ece))
         yield f"| {head} | {one.events:,} | {losses} | {errors} |"
+    if manifest.calibration and (waits := manifest.calibration.waiting):
+        pinball, inside = (f"{before:.4f} → {after:.4f}" for before, after in (waits.pinball, waits.inside))
+        yield f"\nTimes to the next event, {waits.events:,} events: pinball loss {pinball} log s; {inside} within the outer quantiles."

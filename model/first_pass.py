@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from model.artifact import Artifact, Compared, Epoch
-from model.calibration import Calibration, fit_behaviors, fit_question
+from model.calibration import Calibration, fit_behaviors, fit_question, fit_times
 from model.engine import Engine
 from model.evaluation import EvaluationError, evaluate
 from model.material import Material
@@ -17,7 +17,12 @@ from model.sequences import window_list
 from model.targets import Ints
 from model.validation import VALIDATION_WINDOWS
 
-CALIBRATED = {"behavior": "next_behaviors", "purchase": "purchase_probability", "churn": "churn_probability"}
+CALIBRATED = {
+    "behavior": "next_behaviors",
+    "time": "time_to_next_s",
+    "purchase": "purchase_probability",
+    "churn": "churn_probability",
+}
 MANIFEST_MEASURES = (
     "item NDCG@10",
     "item HR@10",
@@ -52,21 +57,24 @@ def calibrate(parts: Artifact, material: Material) -> Calibration:
             told = np.array([getattr(one, CALIBRATED[name]) for one in said])
             if name == "behavior":
                 fitted["behavior_temperature"], effects[name] = fit_behaviors(told, answers[at])
+            elif name == "time":
+                fitted["times"], fitted["waiting"] = fit_times(np.log1p(told), answers[at])
             else:
                 fitted[name], effects[name] = fit_question(told, answers[at])
     return Calibration(**fitted, effects=effects)
 
 
 def held_out(material: Material) -> dict[str, tuple[Ints, Any]]:
-    """By head the events, and the answers [N]: next behaviours of the validation part, and horizons that end in it.
+    """By head the events, and the answers [N]: next events of the validation part, and horizons that end in it.
 
     Events with such a horizon may themselves lie in the learning part, at whose end their answers were not known.
     """
     learned, checked, data = material.learned, material.checked, material.data
     classes = material.columns.behavior_rows[checked.next] - material.vocabulary.behaviors.first
-    late = (checked.next >= 0) & (data.order[checked.next] >= material.learn_until) & (classes >= 0)
+    late = (checked.next >= 0) & (data.order[checked.next] >= material.learn_until)
     return {
-        "behavior": (np.flatnonzero(late), classes),
+        "behavior": (np.flatnonzero(late & (classes >= 0)), classes),
+        "time": (np.flatnonzero(late), np.log1p(checked.gap_ms / 1000)),
         "purchase": (np.flatnonzero(checked.goal_known & ~learned.goal_known), checked.goal),
         "churn": (np.flatnonzero(checked.churn_known & ~learned.churn_known), checked.churn),
     }

@@ -9,6 +9,7 @@ import torch
 
 from model import artifact, durable
 from model.artifact import ArtifactError, Golden, load, publish, read_manifest, version_of
+from model.calibration import Calibration, Line
 from model.engine import GOLDEN_TOP_K, Engine
 from model.window import DAY_MS, WindowRule
 
@@ -78,6 +79,7 @@ def test_a_manifest_from_before_windows_had_strides_is_as_it_was(copy):
     path = copy / "manifest.json"
     document = json.loads(path.read_text())
     assert document["window"].pop("stride") == document["window"].pop("age_stride_ms") == 1
+    assert (document["calibration"].pop("times"), document["calibration"].pop("waiting")) == ([], None)
     body = msgspec.json.encode({**document, "version": ""}, order="deterministic")
     assert hashlib.sha256(body).hexdigest()[:16] == document["version"]  # as versions were made then
     path.write_text(json.dumps(document))
@@ -98,8 +100,18 @@ def test_a_stride_is_part_of_the_version(copy):
 def test_a_newer_schema(copy):
     path = copy / "manifest.json"
     document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, "schema": 4, "unheard_of": {}}))
-    refused(copy, "has schema 4, this program reads up to 3: upgrade the program")
+    path.write_text(json.dumps({**document, "schema": 5, "unheard_of": {}}))
+    refused(copy, "has schema 5, this program reads up to 4: upgrade the program")
+
+
+def test_a_model_of_before_times_were_calibrated_is_the_same_version(copy):
+    sign(copy, calibration=Calibration(2.0))
+    document = json.loads((copy / "manifest.json").read_text())
+    del document["calibration"]["times"], document["calibration"]["waiting"]
+    (copy / "manifest.json").write_text(json.dumps(document))
+    assert read_manifest(copy).calibration == Calibration(2.0)
+    sign(copy, calibration=Calibration(2.0, times=(Line(), Line(), Line())))
+    assert read_manifest(copy).version != document["version"]
 
 
 def without_weights(directory, *names):

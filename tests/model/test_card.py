@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from model.artifact import Compared, read_manifest
-from model.calibration import Calibration, Effect
+from model.calibration import Calibration, Effect, WaitingEffect
 from model.card import LICENCE, LIMITS, card, facts, moment
 from model.window import WindowRule
 
@@ -28,6 +28,11 @@ def test_what_calibration_did_is_told(manifest):
     effects = {"purchase": Effect(100, (0.6, 0.5), (0.1, 0.05))}
     text = card(msgspec.structs.replace(manifest, calibration=Calibration(effects=effects)))
     assert "| purchase | 100 | 0.6000 → 0.5000 | 0.1000 → 0.0500 |" in text
+    assert "pinball loss" not in text
+    waiting = WaitingEffect(1234, (0.26, 0.25), (0.7, 0.79))
+    told = card(msgspec.structs.replace(manifest, calibration=Calibration(effects=effects, waiting=waiting)))
+    line = "Times to the next event, 1,234 events: pinball loss 0.2600 → 0.2500 log s; 0.7000 → 0.7900 within the outer quantiles."
+    assert line in told.splitlines()
     assert "## Calibration" not in card(msgspec.structs.replace(manifest, calibration=None))
 
 

@@ -2,6 +2,7 @@ import math
 import time
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import artifact
+from model.calibration import Line
 from model.engine import ArtifactError, Engine, NotFinite
 from model.forecast import difference
 from model.hiding import Hidden
@@ -151,6 +153,21 @@ def test_a_gpu_that_is_not_there_is_one_line(model_directory, monkeypatch):
     with pytest.raises(ArtifactError, match="no usable GPU"):
         Engine.load(model_directory, device="cuda")
     assert Engine.load(model_directory, device="auto").device == "cpu"
+
+
+def test_calibrated_waits_are_what_is_answered(model_directory):
+    parts = artifact.load(model_directory)
+    lines = (Line(1.0, 1.0), Line(0.5, 2.0), Line(0.0, 9.0))
+    applied = msgspec.structs.replace(parts.manifest.calibration, times=lines)
+    manifest = msgspec.structs.replace(parts.manifest, calibration=applied)
+    plain = Engine(parts, device="cpu")
+    calibrated = Engine(msgspec.structs.replace(parts, manifest=manifest), device="cpu")
+    windows = list(random_windows(5, plain))
+    for before, after in zip(plain.predict(windows), calibrated.predict(windows), strict=True):
+        logs = np.log1p(before.time_to_next_s)
+        wanted = sorted((logs[0] + 1, logs[1] / 2 + 2, 9.0))
+        assert np.log1p(after.time_to_next_s) == pytest.approx(wanted, abs=1e-5)
+        assert after.next_behaviors == before.next_behaviors
 
 
 def test_a_batch_is_cheap(engine):

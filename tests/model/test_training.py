@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from model.artifact import read_manifest
+from model.calibration import WAITS
 from model.cleaning import OFF, Cleaning
-from model.config import BACKBONES
+from model.config import BACKBONES, QUANTILES
 from model.engine import Engine
 from model.evaluation import evaluate
 from model.training import TrainingError, train
@@ -54,6 +55,16 @@ def test_the_manifest_says_what_was_learned_from(model_directory, log):
     assert manifest.training.until_ms == log["timestamp"][1599]
     assert manifest.goal_horizon_ms > 0
     assert 0 < manifest.metrics["validation item NDCG@10"] <= 1
+
+
+def test_waits_are_calibrated_on_what_was_not_learned(tmp_path):
+    frame = make_log(users=60, events=60)
+    quick(frame, tmp_path / "model")
+    found = read_manifest(tmp_path / "model").calibration
+    checked = len(frame) * 0.8 * 0.1
+    assert WAITS <= found.waiting.events <= checked
+    assert len(found.times) == len(QUANTILES)
+    assert found.waiting.pinball[1] <= found.waiting.pinball[0]
 
 
 def test_the_whole_log_can_be_learned(tmp_path):
