@@ -28,7 +28,7 @@ from model.features import Ints, pad
 from model.group import ALONE, Group
 from model.losses import LossWeights, losses
 from model.material import Bools, Material, log_share, make_labels
-from model.network import NextMoveModel
+from model.network import BIASES, NextMoveModel
 from model.recipe import RANKED, Recipe
 from model.sequences import chunks
 from model.snapshot import snapshot
@@ -244,9 +244,8 @@ def widened(part: Any) -> Any:
 
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, list[Tensor] | float]]:
-    """Matrices decay, vectors do not."""
-    weights: list[Tensor] = list(model.parameters())
-    return [
-        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": weight_decay},
-        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """Matrices decay; vectors do not, nor does a table of biases, which would lose what the log has told it."""
+    decaying, lasting = list[Tensor](), list[Tensor]()
+    for name, weight in model.named_parameters():
+        (decaying if weight.ndim > 1 and name not in BIASES else lasting).append(weight)
+    return [{"params": decaying, "weight_decay": weight_decay}, {"params": lasting, "weight_decay": 0.0}]

@@ -40,6 +40,7 @@ GAP_BUCKETS = 24  # powers of two of seconds: 1 s … 97 days
 HOUR_MS = 3_600_000
 RELATIONS = 4
 DISTANCES = 256  # farther ones count as the farthest
+BIASES = {"behavior_after"}  # parameters that are biases, though not vectors
 
 
 @dataclass(frozen=True, slots=True)

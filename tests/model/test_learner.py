@@ -94,12 +94,13 @@ def test_a_batch_holds_about_as_many_events_as_asked_and_each_chunk_once():
     assert max(int(lengths.sum()) for _, lengths, _ in learner.batches(5)) <= 64 + 16
 
 
-def test_only_matrices_decay():
+def test_only_matrices_decay_and_no_biases():
     model = make_learner().model
     matrices, vectors = groups(model, 0.5)
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.5, 0.0)
     assert len(matrices["params"]) + len(vectors["params"]) == len(list(model.parameters()))
-    assert all(weight.ndim <= 1 for weight in vectors["params"])
+    assert [weight.shape for weight in vectors["params"] if weight.ndim > 1] == [model.behavior_after.shape]
+    assert all(weight is not model.behavior_after for weight in matrices["params"])
 
 
 def test_half_precision_learns_much_the_same():
