@@ -16,7 +16,7 @@ from model.devices import choose_device, fastest_dtype
 from model.group import ALONE, Group
 from model.item_text import ItemText
 from model.material import Material
-from model.recipe import DENSE, NARROW, SPARSE, Narrow, Recipe
+from model.recipe import DENSE, NARROW, SPARSE, Augmentation, Narrow, Recipe
 from model.targets import Horizons
 from model.warm_start import RATE, WarmStart
 from model.window import WindowRule
@@ -52,6 +52,7 @@ class Order:
     time_budget_s: float | None = None  # of the whole training, which then depends on the machine's speed
     epochs: int | None = None  # the recipe's where it is None
     bfloat16: Narrow | None = None  # likewise; see `Recipe`
+    augmentation: Augmentation = field(default_factory=Augmentation)  # likewise
     recipe: Recipe | None = None  # chosen by the log where it is None
     text: ItemText | None = None  # of the items
     prices: bool = False  # whether items' prices are an input, where the log has any
@@ -93,7 +94,7 @@ class Order:
 
     def with_recipe(self, material: Material) -> Order:
         """The same with the recipe that the log wants, or the one given, as far as no other option changes it."""
-        recipe = self.recipe or (DENSE if material.is_dense() else SPARSE)
+        recipe = self.augmentation.of(self.recipe or (DENSE if material.is_dense() else SPARSE))
         if self.warm is not None:
             recipe = replace(recipe, learning_rate=RATE * recipe.learning_rate, replay=self.warm.replay)
         epochs = recipe.epochs if self.epochs is None else self.epochs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 RANKED = "item NDCG@10"
@@ -39,6 +39,30 @@ class Recipe:
         1.0  # share of the stretches that hold nothing new, where there is an older model, that is learned from
     )
     best_by: str = "loss"  # on the validation part; or RANKED, where the ranking is what counts
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How much of a training's material is made different each time, as shares; what is None is as the recipe has it."""
+
+    crop: float | None = None  # of the stretches
+    mask: float | None = None  # of the known items
+    reorder: float | None = None  # of the stretches
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "mask", "reorder"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"{name} must be a share in [0, 1], got {share}")
+
+    def of(self, recipe: Recipe) -> Recipe:
+        """The recipe with it."""
+        return replace(
+            recipe,
+            crop=recipe.crop if self.crop is None else self.crop,
+            mask_items=recipe.mask_items if self.mask is None else self.mask,
+            reorder=recipe.reorder if self.reorder is None else self.reorder,
+        )
 
 
 # What a log wants: names too rare to be learned by heart, or each name seen so often that little else counts.

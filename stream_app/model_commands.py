@@ -53,6 +53,12 @@ Bfloat16 = Annotated[
         help="What is computed in bfloat16 while learning: auto is blocks where that is faster; all is for GPUs."
     ),
 ]
+Crop = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Share of the stretches of lives that lose their oldest events each time."),
+]
+Mask = Annotated[float | None, typer.Option(min=0, max=1, help="Share of known items that are shown as unknown.")]
+Reorder = Annotated[float | None, typer.Option(min=0, max=1, help="Share of the stretches with a shuffled part.")]
 Text = Annotated[
     str | None,
     typer.Option(
@@ -101,6 +107,9 @@ def train(
     checkpoint: Kept = None,
     checkpoint_every: Every = 60,
     bfloat16: Bfloat16 = "auto",
+    crop: Crop = None,
+    mask: Mask = None,
+    reorder: Reorder = None,
     item_text: Text = None,
     text_encoder: Encoder = None,
     prices: Prices = False,
@@ -119,6 +128,7 @@ def train(
     """
     from model.cleaning import OFF, Cleaning
     from model.group import joined
+    from model.recipe import Augmentation
     from model.trackers import TrackerError, tracker
     from model.training import Keeping
     from model.warm_start import WarmStart
@@ -131,7 +141,7 @@ def train(
         "preset": preset, "backbone": backbone, "train_until": split, "protocol": protocol, "seed": seed,
         "time_budget_s": time_budget, "cleaning": replace(Cleaning() if clean else OFF, rare_items=rare_items),
         "window": window, "keeping": checkpoint and Keeping(checkpoint, checkpoint_every), "bfloat16": bfloat16, "callbacks": trackers,
-        "prices": prices, "warm": older and WarmStart(older, replay),
+        "prices": prices, "warm": older and WarmStart(older, replay), "augmentation": Augmentation(crop, mask, reorder),
     }  # fmt: skip
     with joined() as group:
         notes.quiet = not group.leads

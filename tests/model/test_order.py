@@ -6,7 +6,7 @@ import torch
 
 from model import order
 from model.order import Order, TrainingError
-from model.recipe import DENSE, SPARSE, Recipe
+from model.recipe import DENSE, SPARSE, Augmentation, Recipe
 from tests.model.conftest import BEHAVIORS
 from tests.model.test_learner import make_learner
 
@@ -57,6 +57,21 @@ def test_processes_of_one_training_compute_in_one_precision(monkeypatch):
     monkeypatch.setattr(order, "fastest_dtype", lambda device: torch.float32)
     leader = SimpleNamespace(agree=lambda value: 1.0, size=2)
     assert Order(**OPTIONS, group=leader).with_recipe(make_learner().material).recipe.bfloat16 == "blocks"
+
+
+def test_augmentation_is_worth_more_than_the_recipe():
+    material = make_learner().material
+    given = Recipe(crop=0.1, mask_items=0.6, reorder=0.3)
+    asked = Augmentation(crop=0.5, mask=0.0)
+    found = Order(**OPTIONS, recipe=given, augmentation=asked, bfloat16="off").with_recipe(material).recipe
+    assert found == replace(given, crop=0.5, mask_items=0.0, bfloat16="off")
+
+
+@pytest.mark.parametrize("name", ["crop", "mask", "reorder"])
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_augmentation_is_a_share(name, share):
+    with pytest.raises(ValueError, match=rf"{name} must be a share in \[0, 1\], got {share}"):
+        Augmentation(**{name: share})
 
 
 def test_what_decides_the_outcome_is_in_the_identity():

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from model import learner
 from model.artifact import read_manifest
 from stream_app.cli import app
 from tests.texts import text_encoder
@@ -64,6 +66,25 @@ def test_what_cannot_be_is_one_line(shop: Path, tmp_path: Path) -> None:
 def test_a_tracker_hears_of_the_training(shop: Path, tmp_path: Path) -> None:
     train(shop, tmp_path / "model", "--track", f"tensorboard:{tmp_path / 'board'}")
     assert any((tmp_path / "board").iterdir())
+
+
+def test_augmentation_is_as_asked(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, set[float]] = {"crop": set(), "reorder": set()}
+    for name, shares in asked.items():
+        real = getattr(learner, name)
+
+        def heard(*given: Any, real: Any = real, shares: set[float] = shares) -> Any:
+            shares.add(given[2])
+            return real(*given)
+
+        monkeypatch.setattr(learner, name, heard)
+    train(shop, tmp_path / "plain")
+    assert asked == {"crop": set(), "reorder": set()}
+    train(shop, tmp_path / "model", "--crop", "0.25", "--mask", "0.125", "--reorder", "0.5")
+    assert asked == {"crop": {0.25}, "reorder": {0.5}}
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["unknown_items"] == 0.125
+    done = train(shop, tmp_path / "none", "--crop", "1.5", code=2)
+    assert "--crop" in done.output
 
 
 def test_a_training_goes_on_from_an_older_model(shop: Path, tmp_path: Path) -> None:
