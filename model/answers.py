@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.calibration import Calibration
+from model.calibration import Calibration, awaited
 from model.features import Batch
 from model.forecast import Category, Forecast, Item
 from model.hiding import Banned, Hidden, banned
@@ -82,6 +82,7 @@ class Answers:
         self._behaviors = np.array(vocabulary.behaviors.names, object)
         self._vocabulary = vocabulary
         self._calibration = calibration
+        self._wait_lines = calibration.of_waits(model.device)
         scorer = Scorer(*model.item_table(), precision=precision, compiled=compiled)
         self._items = ranking(scorer, vocabulary.items, vocabulary.item_counts)
         scorer = Scorer(*model.category_table(), compiled=compiled)
@@ -114,7 +115,7 @@ class Answers:
         mixes = heads.behaviors[:, 0].double() / self._calibration.behavior_temperature  # [B, behaviours]
         goals = self._calibration.purchase.apply(heads.goal[:, 0].double())  # [B]
         churns = self._calibration.churn.apply(heads.churn[:, 0].double())
-        waits = self._calibration.awaited(heads.log_seconds[:, 0].double())  # [B, quantiles]
+        waits = awaited(heads.log_seconds[:, 0].double(), self._wait_lines)  # [B, quantiles]
         numbers = [chosen.probability, mixes, goals, waits, churns]
         columns = (
             _named(chosen, self._items, items),

@@ -73,14 +73,15 @@ class Calibration(msgspec.Struct, frozen=True):
     times: tuple[Line, ...] = ()  # of the log seconds, one for each quantile
     waiting: WaitingEffect | None = None
 
-    def awaited(self, log_seconds: Tensor) -> Tensor:
-        """Calibrated quantiles of the time to the next event, [..., Q]."""
-        if not self.times:
-            return log_seconds
-        scale, bias = (
-            log_seconds.new_tensor([getattr(line, name) for line in self.times]) for name in ("scale", "bias")
-        )
-        return (log_seconds * scale + bias).sort(dim=-1).values
+    def of_waits(self, device: torch.device | str = "cpu") -> Tensor | None:
+        """Scales and biases of `times` as `awaited` wants them, float64 [2, Q]; None where there are none."""
+        rows = [[line.scale for line in self.times], [line.bias for line in self.times]]
+        return torch.tensor(rows, dtype=torch.float64, device=device) if self.times else None
+
+
+def awaited(log_seconds: Tensor, lines: Tensor | None) -> Tensor:
+    """Calibrated quantiles of the time to the next event, float64 [..., Q]; lines as of `Calibration.of_waits`."""
+    return log_seconds if lines is None else (log_seconds * lines[0] + lines[1]).sort(dim=-1).values
 
 
 def temperature(probabilities: Floats, actual: Ints) -> float:
@@ -134,7 +135,7 @@ def fit_times(told: Floats, actual: Floats) -> tuple[tuple[Line, ...], WaitingEf
     if len(actual) < WAITS:
         return (), None
     lines = tuple(quantile_line(column, actual, level) for column, level in zip(told.T, QUANTILES, strict=True))
-    pair = (told, Calibration(times=lines).awaited(torch.from_numpy(told)).numpy())
+    pair = (told, awaited(torch.from_numpy(told), Calibration(times=lines).of_waits()).numpy())
     losses = [measures.value(measures.pinball(each, actual, QUANTILES), len(actual)) for each in pair]
     inside = [float(((actual >= each[:, 0]) & (actual <= each[:, -1])).mean()) for each in pair]
     return lines, WaitingEffect(len(actual), (losses[0], losses[1]), (inside[0], inside[1]))

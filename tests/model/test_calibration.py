@@ -12,6 +12,7 @@ from model.calibration import (
     Calibration,
     Line,
     WaitingEffect,
+    awaited,
     fit_behaviors,
     fit_question,
     fit_times,
@@ -97,16 +98,14 @@ def test_a_line_of_a_quantile_that_was_put_in_is_found(scale, bias):
 
 
 @given(st.integers(0, 10**6), st.integers(WAITS, 2 * WAITS), st.floats(-2, 2), st.booleans())
-def test_calibrated_waits_are_no_worse_than_the_same_quantiles_for_all(seed, events, slope, crossing):
+def test_calibrated_waits_are_no_worse_than_before_nor_than_the_same_quantiles_for_all(seed, events, slope, crossing):
     told, actual = waits(events, seed)
     told = slope * told[:, ::-1] if crossing else slope * told
     lines, effect = fit_times(told, actual)
     constant = np.tile(np.quantile(actual, QUANTILES), (events, 1))
     plain = measures.value(measures.pinball(constant, actual, QUANTILES), events)
-    assert effect.pinball[1] <= min(plain, effect.pinball[0]) + 1e-9 or (
-        not 0 <= slope <= 1.5 and effect.pinball[1] <= plain + 1e-9
-    )
-    given_ = Calibration(times=lines).awaited(torch.from_numpy(told.copy()))
+    assert effect.pinball[1] <= min(plain, effect.pinball[0]) + 1e-9
+    given_ = awaited(torch.from_numpy(told.copy()), Calibration(times=lines).of_waits())
     assert (given_.diff(dim=-1) >= 0).all()
     after = measures.value(measures.pinball(given_.numpy(), actual, QUANTILES), events)
     assert effect == WaitingEffect(events, (effect.pinball[0], after), effect.inside)
@@ -122,12 +121,12 @@ def test_too_few_waits_are_left_as_they_are():
 
 def test_lines_that_cross_leave_quantiles_in_order_by_hand():
     lines = (Line(1.0, 3.0), Line(2.0, 0.0), Line(0.0, 1.0))
-    found = Calibration(times=lines).awaited(torch.tensor([[1.0, 1.5, 9.0]]))
+    found = awaited(torch.tensor([[1.0, 1.5, 9.0]]), Calibration(times=lines).of_waits())
     assert found.tolist() == [[1.0, 1 * 1.5 * 2, 1 + 3.0]]
 
 
 def test_nothing_fitted_changes_nothing():
     logits = torch.randn(5, dtype=torch.float64)
-    assert torch.equal(Calibration().awaited(logits[:3]), logits[:3])
+    assert torch.equal(awaited(logits[:3], Calibration().of_waits()), logits[:3])
     assert torch.equal(Calibration().purchase.apply(logits), logits)
     assert Calibration().behavior_temperature == 1.0
