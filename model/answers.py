@@ -23,6 +23,7 @@ from model.scorer import Precision, Scorer
 from model.vocabulary import Catalogue, Vocabulary
 
 Names = Callable[[int, int], str]  # (window, identity) → a name that the vocabulary does not know
+LONGEST = 30.0  # log seconds, of an answer
 
 
 class NotFinite(Exception):
@@ -115,8 +116,7 @@ class Answers:
         mixes = heads.behaviors[:, 0].double() / self._calibration.behavior_temperature  # [B, behaviours]
         goals = self._calibration.purchase.apply(heads.goal[:, 0].double())  # [B]
         churns = self._calibration.churn.apply(heads.churn[:, 0].double())
-        waits = awaited(heads.log_seconds[:, 0].double(), self._wait_lines)  # [B, quantiles]
-        numbers = [chosen.probability, mixes, goals, waits, churns]
+        numbers = [chosen.probability, mixes, goals, heads.log_seconds[:, 0], churns]
         columns = (
             _named(chosen, self._items, items),
             _shares(chosen),
@@ -135,7 +135,8 @@ class Answers:
             next_categories = _cut(found, chosen)
         if not torch.stack([each.sum() for each in numbers]).isfinite().all():
             raise NotFinite("the model answered with numbers that are not finite")
-        seconds = waits.clamp(max=30).expm1().clamp(min=0).round(decimals=6)
+        log_seconds = heads.log_seconds[:, 0].double().clamp(0, LONGEST)  # [B, quantiles]
+        seconds = awaited(log_seconds, self._wait_lines).clamp(0, LONGEST).expm1().round(decimals=6)
         return list(
             map(
                 Forecast,

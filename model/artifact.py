@@ -199,9 +199,10 @@ def version_of(manifest: Manifest) -> str:
     for name in ("stride", "age_stride_ms"):  # which an older manifest does not have
         if document["window"][name] == 1:
             del document["window"][name]
+    calibration = document.get("calibration") or {}
     for name in ("times", "waiting"):  # likewise
-        if document["calibration"] and not document["calibration"][name]:
-            del document["calibration"][name]
+        if not calibration.get(name):
+            calibration.pop(name, None)
     body = msgspec.json.encode(document, order="deterministic")
     return hashlib.sha256(body).hexdigest()[:16]
 

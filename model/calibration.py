@@ -123,7 +123,7 @@ def quantile_line(told: Floats, actual: Floats, level: float) -> Line:
 
     On these events it is no worse than the same number for all, which is the line of slope 0.
     """
-    found = [(slope, float(np.quantile(actual - slope * told, level))) for slope in SLOPES]
+    found = [(slope, float(np.quantile(actual - slope * told, level, method="inverted_cdf"))) for slope in SLOPES]
     losses = [
         np.maximum(level * error, (level - 1) * error).mean() for error in (actual - s * told - b for s, b in found)
     ]

@@ -150,7 +150,7 @@ def mark(
 
 def told(engine: Engine, exam: Exam, protocol: Protocol, seed: int) -> Protocol:
     """The protocol of a report, completed by what the model and the exam know."""
-    calibrated = "" if engine.manifest.calibration is None else ", which also calibrated the probabilities"
+    calibrated = "" if engine.manifest.calibration is None else ", which also calibrated the answers"
     return replace(
         protocol,
         split=exam.split,

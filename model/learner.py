@@ -28,7 +28,7 @@ from model.features import Ints, pad
 from model.group import ALONE, Group
 from model.losses import LossWeights, losses
 from model.material import Bools, Material, log_share, make_labels
-from model.network import BIASES, NextMoveModel
+from model.network import COUNTED, NextMoveModel
 from model.recipe import RANKED, Recipe
 from model.sequences import chunks
 from model.snapshot import snapshot
@@ -75,7 +75,9 @@ class Learner:
         wanted = int(self.learns.sum()) // STEPS
         self.positions = recipe.positions or min(MAX_POSITIONS, max(MIN_POSITIONS, wanted))
         self.clock = Clock(steps=recipe.epochs * len(list(self.batches(0))), budget_s=budget_s)
-        self.model.narrow = recipe.bfloat16 in ("blocks", "all")
+        if recipe.bfloat16 == "auto":
+            raise ValueError("a learner wants to be told what to compute in bfloat16: see `model.order.decided`")
+        self.model.narrow = recipe.bfloat16 != "off"
         self.weights = LossWeights(material.constant()).to(self.device)
         weights = [*groups(model, recipe.weight_decay), *groups(self.weights, 0.0)]
         self.optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate)
@@ -244,8 +246,8 @@ def widened(part: Any) -> Any:
 
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, list[Tensor] | float]]:
-    """Matrices decay; vectors do not, nor does a table of biases, which would lose what the log has told it."""
+    """Matrices decay; vectors do not, nor does what begins as counts of the log and would lose them."""
     decaying, lasting = list[Tensor](), list[Tensor]()
     for name, weight in model.named_parameters():
-        (decaying if weight.ndim > 1 and name not in BIASES else lasting).append(weight)
+        (decaying if weight.ndim > 1 and name not in COUNTED else lasting).append(weight)
     return [{"params": decaying, "weight_decay": weight_decay}, {"params": lasting, "weight_decay": 0.0}]

@@ -40,7 +40,7 @@ GAP_BUCKETS = 24  # powers of two of seconds: 1 s … 97 days
 HOUR_MS = 3_600_000
 RELATIONS = 4
 DISTANCES = 256  # farther ones count as the farthest
-BIASES = {"behavior_after"}  # parameters that are biases, though not vectors
+COUNTED = {"behavior_after"}  # parameters that begin as counts of the log, though they are no vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +167,8 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         self.register_buffer(
             "item_buckets", torch.zeros(config.item_rows, dtype=torch.int64) if config.price_buckets else None
         )
-        self.narrow = (
-            False  # products of the backbone, and with the catalogue, in bfloat16: for learning, never for answers
-        )
+        # Products of the backbone, and with the catalogue, in bfloat16: for learning, never for answers.
+        self.narrow = False
         self.item_categories: Tensor
         self.register_buffer("item_categories", torch.ones(config.item_rows, dtype=torch.int64))  # category rows
         self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped

@@ -7,12 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from model.artifact import read_manifest
 from model.cleaning import Cleaning
 from model.config import BACKBONES, PRESETS
-from model.devices import choose_device, fastest_dtype
+from model.devices import choose_device, learns_in_bfloat16
 from model.group import ALONE, Group
 from model.item_text import ItemText
 from model.material import Material
@@ -98,8 +96,12 @@ class Order:
         if self.warm is not None:
             recipe = replace(recipe, learning_rate=RATE * recipe.learning_rate, replay=self.warm.replay)
         epochs = recipe.epochs if self.epochs is None else self.epochs
-        narrow = self.bfloat16 or recipe.bfloat16
-        if narrow == "auto":
-            faster = fastest_dtype(self.device) == torch.bfloat16
-            narrow = "blocks" if self.group.agree(float(faster)) else "off"
-        return replace(self, recipe=replace(recipe, epochs=epochs, bfloat16=narrow))
+        recipe = replace(recipe, epochs=epochs, bfloat16=self.bfloat16 or recipe.bfloat16)
+        return replace(self, recipe=decided(recipe, self.device, self.group))
+
+
+def decided(recipe: Recipe, device: str, group: Group = ALONE) -> Recipe:
+    """The recipe with what it leaves to the device, the same for all processes of a group."""
+    if recipe.bfloat16 != "auto":
+        return recipe
+    return replace(recipe, bfloat16="blocks" if group.agree(float(learns_in_bfloat16(device))) else "off")

@@ -27,9 +27,7 @@ class Recipe:
     mask_categories: float = 0.2
     crop: float = 0.0  # share of the stretches that lose their oldest events
     reorder: float = 0.0  # share of the stretches with a shuffled part
-    average: float = (
-        0.99  # what is judged and kept is an average over the steps, see `model.average`; 0: the last weights
-    )
+    average: float = 0.99  # decay of the weights' average, which is judged and kept; 0: the weights themselves
     hidden: float = 0.2  # share of events that a backbone that looks both ways is not shown, and learns
     # What is computed in bfloat16 while learning, never in answers: nothing; the backbone's products and those with the
     # catalogue; or all of the forward pass that stands it (autocast), for GPUs. An `Order` replaces auto: by blocks where

@@ -1,7 +1,7 @@
 """A table of events in, a published model out.
 
 Two passes. The first learns from all but the last part of the training range and finds, on that last part, when to stop,
-how good the model is, and how its probabilities are to be calibrated. The second learns again from the whole range, as
+how good the model is, and how its answers are to be calibrated. The second learns again from the whole range, as
 long as the first one found best: what is newest matters most for what comes next. With a time budget there is only the
 first pass. Callbacks hear how it goes; nothing is printed. With a directory for checkpoints a training that was killed
 goes on where it was.

@@ -137,11 +137,12 @@ def train(
     with one_line(ValueError, TrackerError):
         window = WindowRule().with_stride(stride)
         trackers = [tracker(one) for one in track or ()]
+        augmentation = Augmentation(crop, mask, reorder)
     options: dict[str, Any] = {
         "preset": preset, "backbone": backbone, "train_until": split, "protocol": protocol, "seed": seed,
         "time_budget_s": time_budget, "cleaning": replace(Cleaning() if clean else OFF, rare_items=rare_items),
         "window": window, "keeping": checkpoint and Keeping(checkpoint, checkpoint_every), "bfloat16": bfloat16, "callbacks": trackers,
-        "prices": prices, "warm": older and WarmStart(older, replay), "augmentation": Augmentation(crop, mask, reorder),
+        "prices": prices, "warm": older and WarmStart(older, replay), "augmentation": augmentation,
     }  # fmt: skip
     with joined() as group:
         notes.quiet = not group.leads

@@ -20,6 +20,7 @@ from model.assembly import new_model
 from model.callbacks import Callback
 from model.learner import Learner
 from model.material import Material, default_horizons, prepare
+from model.order import decided
 from model.recipe import DENSE, Recipe
 from model.sequences import Sequences, sequences
 from model.window import DAY_MS, WindowRule
@@ -100,6 +101,7 @@ def learn(
 ) -> Learner:
     """Ready to learn from all but each user's last two events, and to stop by the one before the last."""
     material = split(sequences(frame.filter(pl.col("timestamp") < LAST_MS)), rule)
+    recipe = decided(recipe, "cpu")
     torch.manual_seed(seed)
     model = new_model(material, preset, recipe, backbone)
     return Learner(model, material, recipe, seed, callback, budget_s=budget_s)

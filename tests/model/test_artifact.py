@@ -114,6 +114,16 @@ def test_a_model_of_before_times_were_calibrated_is_the_same_version(copy):
     assert read_manifest(copy).version != document["version"]
 
 
+def test_a_model_without_calibration_has_a_version(copy):
+    sign(copy, calibration=None)
+    document = json.loads((copy / "manifest.json").read_text())
+    assert document.get("calibration") is None
+    body = {name: value for name, value in document.items() if name not in ("calibration", "version")}
+    del body["window"]["stride"], body["window"]["age_stride_ms"]
+    content = msgspec.json.encode({**body, "version": ""}, order="deterministic")
+    assert hashlib.sha256(content).hexdigest()[:16] == document["version"] == read_manifest(copy).version
+
+
 def without_weights(directory, *names):
     """Rewrites the weights without some of them, as schema 2 had no `behavior_after`."""
     path = directory / "model.safetensors"

@@ -5,7 +5,7 @@ import torch
 
 from model import devices
 from model.artifact import ArtifactError
-from model.devices import choose_device, fastest_dtype, has_failed, scoring_precision
+from model.devices import choose_device, fastest_dtype, has_failed, learns_in_bfloat16, scoring_precision
 
 
 def test_without_a_gpu_it_is_the_cpu(monkeypatch):
@@ -42,6 +42,15 @@ def test_states_are_narrow_where_that_is_clearly_faster(monkeypatch, seconds, wa
     fastest_dtype.cache_clear()
     assert fastest_dtype("cpu") == wanted
     fastest_dtype.cache_clear()
+
+
+def test_a_gpu_is_asked_whether_it_has_bfloat16_and_a_cpu_is_measured(monkeypatch):
+    for has in (True, False):
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, has=has: has)
+        assert learns_in_bfloat16("cuda:0") is has
+    for fastest, wanted in ((torch.bfloat16, True), (torch.float32, False)):
+        monkeypatch.setattr(devices, "fastest_dtype", lambda device, fastest=fastest: fastest)
+        assert learns_in_bfloat16("cpu") is wanted
 
 
 def test_it_is_measured():

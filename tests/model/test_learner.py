@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from model import losses
 from model.assembly import new_model
 from model.callbacks import Callback
 from model.config import BACKBONES
@@ -28,7 +29,7 @@ def make_learner(reports=None, learn=0.9, backbone="nextmove", options=None, sti
     )
     torch.manual_seed(0)
     calm = {"dropout": 0.0, "mask_items": 0.0, "mask_categories": 0.0, "bfloat16": "off"} if still else {}
-    chosen = Recipe(**{**calm, **recipe})
+    chosen = Recipe(**{"bfloat16": "blocks", **calm, **recipe})
     model = new_model(material, "small", chosen, backbone)
     return Learner(model, material, chosen, 0, Heard([] if reports is None else reports), **(options or {}))
 
@@ -94,13 +95,32 @@ def test_a_batch_holds_about_as_many_events_as_asked_and_each_chunk_once():
     assert max(int(lengths.sum()) for _, lengths, _ in learner.batches(5)) <= 64 + 16
 
 
-def test_only_matrices_decay_and_no_biases():
+def test_only_matrices_decay_and_none_that_begins_as_counts():
     model = make_learner().model
     matrices, vectors = groups(model, 0.5)
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.5, 0.0)
     assert len(matrices["params"]) + len(vectors["params"]) == len(list(model.parameters()))
     assert [weight.shape for weight in vectors["params"] if weight.ndim > 1] == [model.behavior_after.shape]
     assert all(weight is not model.behavior_after for weight in matrices["params"])
+
+
+def test_a_learner_does_not_choose_a_precision():
+    with pytest.raises(ValueError, match=r"a learner wants to be told what to compute in bfloat16"):
+        make_learner(bfloat16="auto")
+
+
+@pytest.mark.parametrize(("narrow", "wanted"), [("off", torch.float32), ("blocks", torch.bfloat16)])
+def test_products_with_the_catalogue_are_as_narrow_as_the_recipe_says(monkeypatch, narrow, wanted):
+    seen = []
+    real = losses.log_probability
+
+    def heard(*given):
+        seen.append(given[-1])
+        return real(*given)
+
+    monkeypatch.setattr(losses, "log_probability", heard)
+    make_learner(epochs=1, positions=512, bfloat16=narrow).run()
+    assert set(seen) == {wanted}
 
 
 def test_half_precision_learns_much_the_same():

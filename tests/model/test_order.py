@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from model import order
+from model import devices
 from model.order import Order, TrainingError
 from model.recipe import DENSE, SPARSE, Augmentation, Recipe
 from tests.model.conftest import BEHAVIORS
@@ -43,7 +43,7 @@ def test_an_option_is_worth_more_than_the_recipe_and_a_recipe_more_than_the_log(
 
 @pytest.mark.parametrize(("fastest", "wanted"), [(torch.bfloat16, "blocks"), (torch.float32, "off")])
 def test_bfloat16_is_for_devices_that_multiply_it_faster(monkeypatch, fastest, wanted):
-    monkeypatch.setattr(order, "fastest_dtype", lambda device: fastest)
+    monkeypatch.setattr(devices, "fastest_dtype", lambda device: fastest)
     material = make_learner().material
     chosen = Order(**OPTIONS).with_recipe(material)
     assert chosen.recipe.bfloat16 == wanted
@@ -54,7 +54,7 @@ def test_bfloat16_is_for_devices_that_multiply_it_faster(monkeypatch, fastest, w
 
 def test_processes_of_one_training_compute_in_one_precision(monkeypatch):
     """Each would find its own answer; the leader's counts."""
-    monkeypatch.setattr(order, "fastest_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(devices, "fastest_dtype", lambda device: torch.float32)
     leader = SimpleNamespace(agree=lambda value: 1.0, size=2)
     assert Order(**OPTIONS, group=leader).with_recipe(make_learner().material).recipe.bfloat16 == "blocks"
 

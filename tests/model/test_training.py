@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 import torch
 
+from model import report
 from model.artifact import read_manifest
 from model.calibration import WAITS
 from model.cleaning import OFF, Cleaning
@@ -65,6 +66,10 @@ def test_waits_are_calibrated_on_what_was_not_learned(tmp_path):
     assert WAITS <= found.waiting.events <= checked
     assert len(found.times) == len(QUANTILES)
     assert found.waiting.pinball[1] <= found.waiting.pinball[0]
+    Engine.load(tmp_path / "model", device="cpu")  # which gives the golden answers again
+    evaluated = evaluate(tmp_path / "model", frame, split=0.8)
+    page = report.page(evaluated, read_manifest(tmp_path / "model"))
+    assert f"were fitted on {found.waiting.events} events" in page
 
 
 def test_the_whole_log_can_be_learned(tmp_path):
