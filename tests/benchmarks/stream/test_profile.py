@@ -15,7 +15,7 @@ WORKER = "main (stream_app/cli.py:318);run_forever (asyncio/base_events.py:607);
             "fold",
         ),
         (
-            "Pipeline.conclude (stream_app/pipeline.py:1);encode (stream_app/history.py:9)",
+            "Pipeline.conclude (stream_app/pipeline.py:1);encode (stream_app/history_codec.py:9)",
             "histories to bytes and back",
         ),
         ("PredictionAgent.run (stream_app/agent.py:92);Stream.__anext__ (faust/streams.py:5)", "Faust"),
