@@ -3,8 +3,7 @@
 Fitted on events that the weights did not learn from, after the last epoch. A temperature changes no ranking (Guo, Pleiss,
 Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017). A question has a scale and a bias on its logit,
 since its rate can be off as well (Platt, "Probabilistic Outputs for Support Vector Machines", 1999). A quantile has them on its
-log seconds: what is learned from has only the next events that came before its end, so waits look shorter than they are. Where
-lines cross, the quantiles are put in order (Chernozhukov, Fernández-Val and Galichon, "Quantile and Probability Curves
+log seconds, since waits can be shorter or longer than where the network learned. Where lines cross, the quantiles are put in order (Chernozhukov, Fernández-Val and Galichon, "Quantile and Probability Curves
 Without Crossing", Econometrica 2010). E events, C classes, Q quantiles.
 """
 

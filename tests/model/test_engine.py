@@ -170,6 +170,21 @@ def test_calibrated_waits_are_what_is_answered(model_directory):
         assert after.next_behaviors == before.next_behaviors
 
 
+def test_a_wait_below_nothing_is_nothing_before_it_is_calibrated(model_directory):
+    """So it was where the lines were fitted: on answers, which are no less than 0 s."""
+    parts = artifact.load(model_directory)
+    with torch.no_grad():
+        parts.model.time_head.weight.zero_()
+        parts.model.time_head.bias.copy_(torch.tensor([-9.0, -9.0, -9.0]))
+    applied = msgspec.structs.replace(
+        parts.manifest.calibration, times=(Line(1.5, 0.1), Line(1.5, 0.2), Line(1.5, 0.3))
+    )
+    manifest = msgspec.structs.replace(parts.manifest, calibration=applied)
+    calibrated = Engine(msgspec.structs.replace(parts, manifest=manifest), device="cpu")
+    (answer,) = calibrated.predict([window(["item-1"])])
+    assert answer.time_to_next_s == pytest.approx([math.exp(bias) - 1 for bias in (0.1, 0.2, 0.3)], abs=1e-5)
+
+
 def test_a_batch_is_cheap(engine):
     windows = list(random_windows(512, engine, seed=2))
     engine.predict(windows)

@@ -83,8 +83,9 @@ def test_augmentation_is_as_asked(shop: Path, tmp_path: Path, monkeypatch: pytes
     train(shop, tmp_path / "model", "--crop", "0.25", "--mask", "0.125", "--reorder", "0.5")
     assert asked == {"crop": {0.25}, "reorder": {0.5}}
     assert json.loads((tmp_path / "model" / "config.json").read_text())["unknown_items"] == 0.125
-    done = train(shop, tmp_path / "none", "--crop", "1.5", code=2)
-    assert "--crop" in done.output
+    for share in ("1.5", "nan"):
+        done = train(shop, tmp_path / "none", "--crop", share, code=2)
+        assert "--crop" in done.output
 
 
 def test_a_training_goes_on_from_an_older_model(shop: Path, tmp_path: Path) -> None:
