@@ -20,6 +20,7 @@ from model.hiding import Banned, Hidden, banned
 from model.network import Copied, Heads, Mixture, NextMoveModel
 from model.pointer import FAR
 from model.scorer import Precision, Scorer
+from model.told import Told
 from model.vocabulary import Catalogue, Vocabulary
 
 Names = Callable[[int, int], str]  # (window, identity) → a name that the vocabulary does not know
@@ -106,63 +107,85 @@ class Answers:
         against = table(self._model.item_table(), names.items, names.item_counts)
         return distribution(heads.items, seen.item_ids, against, None)[:, 1:]
 
-    def forecasts(self, heads: Heads, seen: Seen, k: int, items: Names, categories: Names) -> list[Forecast]:
-        """One per window, in order; heads at the newest events (T = 1). Raises NotFinite."""
+    @property
+    def strangers(self) -> frozenset[str]:
+        """Names that are not to be listed and that the vocabulary does not know."""
+        return self._strangers
+
+    def tell(self, heads: Heads, seen: Seen, k: int, strangers: Tensor | None = None) -> Told:
+        """Heads at the newest events (T = 1) as answers, on the same device; nothing here waits for it.
+
+        `strangers` int64 [S], rising: identities beyond the vocabulary that are not to be listed.
+        """
         names = self._vocabulary
         unknown = ~((seen.item_ids >= 0) & (seen.item_ids < names.items.rows)).any(1)  # [B]
-        hidden = self._hidden_in(seen.item_ids, items)
+        hidden = self._hidden_in(seen.item_ids, strangers)
         chosen = choose(heads.items, seen.item_ids, self._items, unknown, k, hidden)
-        behaviors = self._behavior_with(heads, seen, chosen.ids)
+        if names.has_categories:
+            categories = choose(heads.categories, seen.category_ids, self._categories, None, k)
+        else:
+            categories = Chosen(*(each[:, :0] for each in chosen))
         mixes = heads.behaviors[:, 0].double() / self._calibration.behavior_temperature  # [B, behaviours]
         goals = self._calibration.purchase.apply(heads.goal[:, 0].double())  # [B]
         churns = self._calibration.churn.apply(heads.churn[:, 0].double())
-        numbers = [chosen.probability, mixes, goals, heads.log_seconds[:, 0], churns]
+        log_seconds = heads.log_seconds[:, 0].double()  # [B, quantiles]
+        numbers = (chosen.probability, categories.probability, mixes, goals[:, None], churns[:, None], log_seconds)
+        seconds = awaited(log_seconds.clamp(0, LONGEST), self._wait_lines).clamp(0, LONGEST).expm1()
+        return Told(
+            probabilities=rounded(chosen.probability.double()),
+            ids=chosen.ids,
+            behaviors=self._behavior_with(heads, seen, chosen.ids),
+            listed=(chosen.probability > 0).sum(1),
+            category_probabilities=rounded(categories.probability.double()),
+            category_ids=categories.ids,
+            categories_listed=(categories.probability > 0).sum(1),
+            unknown=unknown,
+            mixes=rounded(mixes.softmax(-1)),
+            goals=rounded(goals.sigmoid()),
+            churns=rounded(churns.sigmoid()),
+            seconds=seconds.round(decimals=6),
+            sound=torch.stack([each.sum(1) for each in numbers]).isfinite().all(0),
+        )
+
+    def forecasts(self, told: Told, items: Names, categories: Names) -> list[Forecast]:
+        """One per window, in order, of answers on the host. Raises NotFinite."""
+        if not told.sound.all():
+            raise NotFinite("the model answered with numbers that are not finite")
         columns = (
-            _named(chosen, self._items, items),
-            _shares(chosen),
-            self._behaviors[behaviors.numpy(force=True)].flat,
+            _named(told.ids, told.listed, self._items, items),
+            told.probabilities.flatten().tolist(),
+            self._behaviors[told.behaviors.numpy()].flat,
         )
         listed: list[Item] = [  # twice as fast as by the type's name
             {"item_id": name, "probability": p, "behavior": with_it} for name, p, with_it in zip(*columns, strict=True)
         ]
-        next_items = _cut(listed, chosen)
-        next_categories: list[list[Category]] = [[] for _ in next_items]
-        if names.has_categories:
-            chosen = choose(heads.categories, seen.category_ids, self._categories, None, k)
-            numbers.append(chosen.probability)
-            pairs = zip(_named(chosen, self._categories, categories), _shares(chosen), strict=True)
-            found: list[Category] = [{"category": name, "probability": p} for name, p in pairs]
-            next_categories = _cut(found, chosen)
-        if not torch.stack([each.sum() for each in numbers]).isfinite().all():
-            raise NotFinite("the model answered with numbers that are not finite")
-        log_seconds = heads.log_seconds[:, 0].double().clamp(0, LONGEST)  # [B, quantiles]
-        seconds = awaited(log_seconds, self._wait_lines).clamp(0, LONGEST).expm1().round(decimals=6)
+        pairs = zip(
+            _named(told.category_ids, told.categories_listed, self._categories, categories),
+            told.category_probabilities.flatten().tolist(),
+            strict=True,
+        )
+        found: list[Category] = [{"category": name, "probability": p} for name, p in pairs]
         return list(
             map(
                 Forecast,
-                rounded(mixes.softmax(-1)).tolist(),
-                next_items,
-                next_categories,
-                rounded(goals.sigmoid()).tolist(),
-                map(tuple, seconds.tolist()),
-                rounded(churns.sigmoid()).tolist(),
-                ["no_known_items" if cold else None for cold in unknown.tolist()],
+                told.mixes.tolist(),
+                _cut(listed, told.listed, told.ids.shape[1]),
+                _cut(found, told.categories_listed, told.category_ids.shape[1]),
+                told.goals.tolist(),
+                map(tuple, told.seconds.tolist()),
+                told.churns.tolist(),
+                ["no_known_items" if cold else None for cold in told.unknown.tolist()],
             )
         )
 
-    def _hidden_in(self, ids: Tensor, items: Names) -> Tensor | None:
+    def _hidden_in(self, ids: Tensor, strangers: Tensor | None) -> Tensor | None:
         """Which events of the windows are about something that is not to be listed, bool [B, L]; banned classes aside."""
         if self.hidden.seen:
             return torch.ones_like(ids, dtype=torch.bool)
-        if not self._strangers:
+        if strangers is None or not len(strangers):
             return None
-        hidden = torch.zeros_like(ids, dtype=torch.bool)
-        strange = ids >= self._vocabulary.items.rows
-        places = strange.nonzero().tolist()
-        for (window, place), identity in zip(places, ids[strange].tolist(), strict=True):
-            if items(window, identity) in self._strangers:
-                hidden[window, place] = True
-        return hidden
+        places = torch.searchsorted(strangers, ids).clamp(max=len(strangers) - 1)
+        return strangers[places] == ids
 
     def _behavior_with(self, heads: Heads, seen: Seen, ids: Tensor) -> Tensor:
         """The most likely behaviour with each of the chosen items, [B, k] positions among the behaviours."""
@@ -283,28 +306,21 @@ def copies(copied: Copied) -> Tensor:
     return (copied.log_copy + copied.pointer[:, 0]).exp()
 
 
-def _named(chosen: Chosen, among: Ranking, strange: Names) -> list[str]:
-    """The names of all identities, window after window; those without probability are never looked at."""
+def _named(ids: Tensor, listed: Tensor, among: Ranking, strange: Names) -> list[str]:
+    """The names of identities [B, k], window after window; those without probability are never looked at."""
     first, rows = among.catalogue.first, among.catalogue.rows
-    ids = chosen.ids.numpy(force=True)  # [B, k]
-    names = among.names[np.where((ids >= first) & (ids < rows), ids - first, -1)]
-    for window, place in np.argwhere((ids >= rows) & (chosen.probability.numpy(force=True) > 0)).tolist():
-        names[window, place] = strange(window, int(ids[window, place]))
+    numbers = ids.numpy()
+    names = among.names[np.where((numbers >= first) & (numbers < rows), numbers - first, -1)]
+    there = np.arange(numbers.shape[1]) < listed.numpy()[:, None]  # those with a probability come first
+    for window, place in np.argwhere((numbers >= rows) & there).tolist():
+        names[window, place] = strange(window, int(numbers[window, place]))
     found: list[str] = names.ravel().tolist()
     return found
 
 
-def _shares(chosen: Chosen) -> list[float]:
-    """The probabilities of all, window after window."""
-    found: list[float] = rounded(chosen.probability.double()).flatten().tolist()
-    return found
-
-
-def _cut(listed: list[Any], chosen: Chosen) -> list[list[Any]]:
-    """What is listed for each window: those with a probability, which come first."""
-    length = chosen.ids.shape[1]
-    counts = (chosen.probability > 0).sum(1).tolist()
-    return [listed[window * length : window * length + count] for window, count in enumerate(counts)]
+def _cut(listed: Sequence[Any], counts: Tensor, length: int) -> list[list[Any]]:
+    """What is listed for each window, the first of `length` each."""
+    return [list(listed[window * length : window * length + count]) for window, count in enumerate(counts.tolist())]
 
 
 def rounded(probabilities: Tensor) -> Tensor:

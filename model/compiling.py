@@ -5,6 +5,7 @@ Compiled code is cached on disk (torch's own cache; `TORCHINDUCTOR_CACHE_DIR` mo
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -13,6 +14,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch._dynamo
+from torch._dynamo.exc import TorchDynamoException
+from torch.utils._pytree import tree_leaves
+
+log = logging.getLogger("nextmove")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,8 +31,10 @@ LIMIT = 256  # programs of one function, of all models; torch gives up beyond
 
 def can_compile(device: str = "cpu") -> bool:
     """Whether this machine can compile for a device."""
-    if device.startswith("cuda"):
-        return torch.cuda.is_available()  # triton brings its own compiler
+    if device.startswith(
+        "cuda"
+    ):  # triton brings the compiler for the device, and needs one in C for what starts its kernels
+        return torch.cuda.is_available() and any(map(shutil.which, ("cc", "gcc", "clang")))
     from torch._inductor import config  # a heavy import: only where somebody asks
 
     candidates = config.cpp.cxx if isinstance(config.cpp.cxx, tuple | list) else (config.cpp.cxx,)
@@ -35,19 +42,45 @@ def can_compile(device: str = "cpu") -> bool:
 
 
 def compiled(
-    program: Callable[P, R], *, dynamic: bool = False, options: Mapping[str, Any] | None = None
+    program: Callable[P, R],
+    *,
+    dynamic: bool = False,
+    one_for_all_batches: bool = False,
+    or_plain: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Callable[P, R]:
-    """One program per shape of its inputs, or with `dynamic` one for all; compiled when first called with it.
+    """One program per shape of its inputs; with `dynamic` one for all, with `one_for_all_batches` one for all sizes of a batch.
 
-    May be called from several threads, one of which works.
+    A batch is the first dimension of what is given in the last two arguments, and more than one. Compiled when first called; where
+    that fails it raises, or with `or_plain` goes on with the program as it is, and says so. May be called from several threads, one of
+    which works.
     """
-    found = torch.compile(program, dynamic=dynamic, fullgraph=True, options=None if options is None else dict(options))
+    plain = False
+    found = torch.compile(
+        program,
+        dynamic=dynamic or (None if one_for_all_batches else False),
+        fullgraph=True,
+        options=None if options is None else dict(options),
+    )
 
     @wraps(program)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if one_for_all_batches:
+            for batch in tree_leaves(args[-2:]):
+                torch._dynamo.maybe_mark_dynamic(batch, 0)  # noqa: SLF001  # public by its documentation
+        nonlocal plain
+        if plain:
+            return program(*args, **kwargs)
         with ONE_AT_A_TIME:
             # Public by its documentation, and in newer versions of each thread; one compilation per bucket and model
             torch._dynamo.config.recompile_limit = LIMIT  # noqa: SLF001
-            return found(*args, **kwargs)
+            try:
+                return found(*args, **kwargs)
+            except TorchDynamoException as error:
+                if not or_plain:
+                    raise
+                plain, words = True, " ".join(str(error).split())[:200]
+        log.warning("%s is not compiled: %s", program.__name__, words)
+        return program(*args, **kwargs)
 
     return run

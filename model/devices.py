@@ -10,7 +10,11 @@ import torch
 from model.artifact import ArtifactError
 from model.scorer import Precision
 
-ROWS, WIDTH, COLUMNS, RUNS = 64, 128, 16_384, 20
+WIDTH, RUNS = 128, 20
+SHAPES = {
+    "cpu": (64, 16_384),
+    "cuda": (256, 1 << 18),
+}  # queries and vectors: a GPU is told from its calls by large ones only
 FAILURES = (
     "CUDA error",
     "CUDA driver error",
@@ -74,7 +78,8 @@ def learns_in_bfloat16(device: str) -> bool:
 
 def _seconds(device: str, dtype: torch.dtype) -> float:
     """The fastest of a few products of the shape that scoring has."""
-    left, right = (torch.ones(shape, dtype=dtype, device=device) for shape in ((COLUMNS, WIDTH), (WIDTH, ROWS)))
+    rows, columns = SHAPES[torch.device(device).type]
+    left, right = (torch.ones(shape, dtype=dtype, device=device) for shape in ((columns, WIDTH), (WIDTH, rows)))
     multiply = torch._int_mm if dtype == torch.int8 else torch.mm  # noqa: SLF001  # its only name
     times = []
     for _ in range(RUNS):

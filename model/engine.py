@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from model.network import NextMoveModel
 from model.passes import spans
 from model.scorer import Precision
 from model.slots import Kept
-from model.state_cache import Answered, StateCache
+from model.state_cache import StateCache, Tell, strange_identity
+from model.told import fetched
 from model.vocabulary import Vocabulary
 from model.window import Past, Steps, Window, WindowRule
 
@@ -90,6 +91,7 @@ class Engine:
         self._answers = Answers(
             self._model, names, self.calibration, precision=self.precision, compiled=compiled and long
         )
+        self._tells: dict[int, Tell] = {}  # by the number of names listed
 
     @classmethod
     def load(
@@ -178,8 +180,9 @@ class Engine:
             self.keep_states(limit_bytes, **options)
 
     def _predict(self, windows: Sequence[Window], k: int) -> list[Forecast]:
-        if self._answers.hidden is not self.hidden:
+        if self._answers.hidden != self.hidden:
             self._answers.hide(self.hidden)
+            self._tells.clear()
         if self.states is not None and isinstance(windows, Steps):
             return self._follow(self.states, windows, k)
         return self._answer(windows, k)
@@ -207,7 +210,7 @@ class Engine:
                 device=self.device,
                 **{"compile_steps": self.compiled, **options},
             )
-            self.states.warm(lambda part: self._forecasts(part, self.top_k))
+            self.states.warm(self._tell(self.top_k))
 
     @torch.inference_mode()
     def _answer(self, windows: Sequence[Window], k: int) -> list[Forecast]:
@@ -232,13 +235,25 @@ class Engine:
         """One rectangular batch."""
         batch = batch.to(torch.device(self.device))
         heads = self._model(batch, last=True)
-        items = strangers(columns.unknown_items, self.vocabulary.items.rows)
+        rows = self.vocabulary.items.rows
+        unwanted = self._identities(
+            [rows + n for n, name in enumerate(columns.unknown_items) if name in self._answers.strangers]
+        )
+        told = fetched(self._answers.tell(heads, seen_in(batch), k, unwanted))
+        items = strangers(columns.unknown_items, rows)
         categories = strangers(columns.unknown_categories, self.vocabulary.categories.rows)
-        return self._answers.forecasts(heads, seen_in(batch), k, items, categories)
+        return self._answers.forecasts(told, items, categories)
 
-    def _forecasts(self, part: Answered, k: int) -> list[Forecast]:
-        names = noted(part.strange)
-        return self._answers.forecasts(part.heads, part.seen, k, names, names)
+    def _identities(self, found: Iterable[int]) -> Tensor:
+        return torch.tensor(sorted(found), dtype=torch.int64, device=self.device)
+
+    def _tell(self, k: int) -> Tell:
+        """The same one until something else is hidden: a device may have recorded what it does."""
+        if k not in self._tells:
+            answers, items = self._answers, self.vocabulary.items
+            unwanted = self._identities(strange_identity(name, items) for name in answers.strangers)
+            self._tells[k] = lambda heads, seen: answers.tell(heads, seen, k, unwanted)
+        return self._tells[k]
 
     @torch.inference_mode()
     def _follow(self, states: StateCache, windows: Steps, k: int) -> list[Forecast]:
@@ -250,9 +265,12 @@ class Engine:
             answers.update(zip(whole, self._answer([windows[position] for position in whole], k), strict=True))
         for some in spans(steps, states.room):
             chosen = [step for position in some if (step := steps[position]) is not None]
-            with closing(states.advance(chosen, picked(windows, some))) as parts:  # at once, if this raises
-                for members, part in parts:
-                    found = self._forecasts(part, k)
+            with closing(
+                states.advance(chosen, picked(windows, some), self._tell(k))
+            ) as parts:  # at once, if this raises
+                for members, told, strange in parts:
+                    names = noted(strange)
+                    found = self._answers.forecasts(told, names, names)
                     answers.update(zip((some[number] for number in members), found, strict=True))
         return [answers[position] for position in range(len(windows))]
 

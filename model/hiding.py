@@ -27,6 +27,7 @@ class Banned(NamedTuple):
 
     classes: Tensor  # int64 [H]
     places: Tensor  # int64 [N + 1] where in `classes` each class is; H for all others
+    others: Tensor  # int64 [N - H] the classes that are not banned, the most popular first
 
     def has(self, classes: Tensor) -> Tensor:
         """Which of these classes are banned, bool of the same shape."""
@@ -34,8 +35,7 @@ class Banned(NamedTuple):
 
     def most_popular(self, k: int) -> Tensor:
         """The k first classes that are not banned, [k]; 0 where there are fewer."""
-        left = (self.places[1:] == len(self.classes)).nonzero()[:k, 0] + 1
-        return F.pad(left, (0, k - len(left)))
+        return F.pad(self.others[:k], (0, k - len(self.others[:k])))
 
 
 def banned(names: Collection[str], catalogue: Catalogue, device: torch.device) -> Banned:
@@ -44,4 +44,5 @@ def banned(names: Collection[str], catalogue: Catalogue, device: torch.device) -
     classes = torch.tensor(sorted(row - catalogue.first + 1 for row in rows if row is not None), dtype=torch.int64)
     places = torch.full((len(catalogue.names) + 1,), len(classes))
     places[classes] = torch.arange(len(classes))
-    return Banned(classes.to(device), places.to(device))
+    others = (places[1:] == len(classes)).nonzero()[:, 0] + 1
+    return Banned(classes.to(device), places.to(device), others.to(device))

@@ -12,6 +12,7 @@ denominator and is never listed. Knows nothing of items.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -29,8 +30,10 @@ SLACK: dict[Precision, int] = {"float32": 2, "bfloat16": 4, "int8": 6}  # groups
 SHORT = 4096  # rows of a catalogue that is scored in one product
 BLOCK = 16_384  # classes at most; fewer for more queries
 LEAST = 4096  # classes
-BLOCK_CELLS = 1 << 20  # scores
-QUERIES = 256  # at once
+BLOCK_CELLS = 1 << 20  # scores: 2 or 4 MB, which a CPU's cache holds
+ROOM = 128  # times as much at once on other devices, which need much to do and have the memory
+QUERIES = 256  # at once on a CPU
+QUERIES_ELSEWHERE = 2048
 LANES = 16  # a multiple of which queries are padded to: the width of a vector register
 HIDDEN = torch.iinfo(torch.int32).min  # no sum of products of int8 values is that small
 LOWEST = torch.finfo(torch.float32).min
@@ -87,13 +90,17 @@ class Scorer:
         bias: Tensor,
         *,
         precision: Precision = "float32",
-        block: int = BLOCK,
+        block: int | None = None,
         slack: int | None = None,
         banned: Tensor | None = None,
         compiled: bool = False,
     ) -> None:
+        if precision == "int8" and vectors.device.type != "cpu":
+            raise ValueError(f"int8 is for CPUs, not for {vectors.device.type}")
         if precision not in SLACK:
             raise ValueError(f"precision must be one of {', '.join(SLACK)}, got {precision}")
+        self._room = 1 if vectors.device.type == "cpu" else ROOM
+        block = BLOCK * self._room if block is None else block
         if block < 2 * GROUP or block % (2 * GROUP):
             raise ValueError(f"block must be a multiple of {2 * GROUP}, got {block}")
         vectors, bias = vectors.detach().float().contiguous(), bias.detach().float()
@@ -102,15 +109,16 @@ class Scorer:
         self._banned = vectors[:0], bias[:0]
         self._block = block
         self._slack = SLACK[precision] if slack is None else slack
-        whole = len(bias) // (2 * GROUP) * (2 * GROUP)  # int8 products on GPUs want more than 16 rows
+        whole = len(bias) // (2 * GROUP) * (2 * GROUP)
         self._table = prepare(vectors[:whole], allowed[:whole], precision)
         self._exact = Exact(vectors, bias, allowed, torch.arange(whole, len(bias), device=bias.device))
         self._compiled = compiled
+        compile_ = partial(compile_for, vectors.device.type)
         self._reduce = compile_(reduce_fused) if compiled else reduce
         self._choose = compile_(choose) if compiled else choose
         self._conclude = compile_(conclude) if compiled else conclude
         self._rank = compile_(rank) if compiled else rank
-        self._dot = compile_(dot) if compiled else dot
+        self._dot = compile_(dot) if compiled and vectors.device.type == "cpu" else dot
 
     @property
     def device(self) -> torch.device:
@@ -129,7 +137,7 @@ class Scorer:
         vectors, bias = self._exact.vectors, self._exact.bias
         if len(bias) <= SHORT:
             return torch.addmm(bias, queries.float(), vectors.t()).gather(1, classes)
-        step = self._rows_at_once(len(queries), classes.shape[1])
+        step = self._rows_at_once(len(queries), classes.shape[1], self._dot is not dot)
         parts = range(0, max(1, len(queries)), step)
         found = [self._dot(vectors, queries[at : at + step], classes[at : at + step]) for at in parts]
         return torch.cat(found) + bias[classes]
@@ -146,7 +154,7 @@ class Scorer:
     def banned_mass(self, queries: Tensor, without: Tensor | None = None) -> Tensor:
         """Log Σ exp over the classes that `ban` was told, without those at the places [B, L] of its list (H: none); [B]."""
         vectors, bias = self._banned
-        masses, step = [], max(1, BLOCK_CELLS // max(1, len(bias)))
+        masses, step = [], max(1, BLOCK_CELLS * self._room // max(1, len(bias)))
         for begin in range(0, len(queries), step):
             part = slice(begin, begin + step)
             logits = torch.addmm(bias, queries[part].float(), vectors.t())  # [b, H]
@@ -166,16 +174,17 @@ class Scorer:
             raise ValueError(f"k must be at least 1, got {k}")
         if len(self._exact.bias) <= SHORT:
             return self._rank(self._exact, queries.float(), hidden, k)
+        most = QUERIES if queries.device.type == "cpu" else QUERIES_ELSEWHERE
         parts = [
-            self._top(queries[begin : begin + QUERIES], k, None if hidden is None else hidden[begin : begin + QUERIES])
-            for begin in range(0, max(1, len(queries)), QUERIES)
+            self._top(queries[begin : begin + most], k, None if hidden is None else hidden[begin : begin + most])
+            for begin in range(0, max(1, len(queries)), most)
         ]
         return Ranked(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
     def _top(self, queries: Tensor, k: int, hidden: Tensor | None) -> Ranked:
         queries = queries.float()
         groups, rest = self._candidates(queries, k, hidden)
-        step = self._rows_at_once(len(queries), groups.shape[1] * GROUP + len(self._exact.loose))
+        step = self._rows_at_once(len(queries), groups.shape[1] * GROUP + len(self._exact.loose), self._compiled)
         found = []
         for begin in range(0, max(1, len(queries)), step):
             part = slice(begin, begin + step)
@@ -183,11 +192,11 @@ class Scorer:
             found.append(self._conclude(self._exact, queries[part], groups[part], rest[part], some, k))
         return found[0] if len(found) == 1 else Ranked(*(torch.cat(each) for each in zip(*found, strict=True)))
 
-    def _rows_at_once(self, queries: int, classes: int) -> int:
-        """Of how many queries the vectors of so many classes are gathered: in a compiled loop they never exist."""
-        if self._compiled:
+    def _rows_at_once(self, queries: int, classes: int, fused: bool) -> int:
+        """Of how many queries the vectors of so many classes are gathered: in a fused loop they never exist."""
+        if fused:
             return max(1, queries)
-        room = min(CELLS, self._block * queries)
+        room = min(CELLS * self._room, self._block * queries)
         return max(1, room // max(1, classes * self._exact.vectors.shape[1]))
 
     def _candidates(self, queries: Tensor, k: int, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -231,7 +240,8 @@ class Scorer:
         """What `reduce` says about each block, [n / GROUP, B] each."""
         vectors, scales, offsets = self._table
         asked, steps = lay_out(queries, vectors.dtype)
-        size = min(self._block, max(LEAST, BLOCK_CELLS // max(LANES, len(queries)) // (2 * GROUP) * (2 * GROUP)))
+        cells = BLOCK_CELLS * self._room
+        size = min(self._block, max(LEAST, cells // max(LANES, len(queries)) // (2 * GROUP) * (2 * GROUP)))
         kind = torch.int32 if vectors.dtype == torch.int8 else vectors.dtype
         scratch = asked.new_empty((min(size, len(vectors)) + 2, len(queries)), dtype=kind)  # first and last for nobody
         multiply = torch._int_mm if kind == torch.int32 else torch.mm  # noqa: SLF001  # its only name
@@ -303,8 +313,10 @@ def log_sum(best: Tensor, mass: Tensor, dim: int) -> Tensor:
     return ((best - most).exp() * mass).sum(dim).log() + most.squeeze(dim)
 
 
-def compile_(function: Callable[P, R]) -> Callable[P, R]:
+def compile_for(device: str, function: Callable[P, R]) -> Callable[P, R]:
     """One loop for all shapes; nothing between is written to memory, however often it is read."""
+    if device != "cpu":
+        return compile_program(function, dynamic=True, or_plain=True)
     limits = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
     fused = {"cpp.enable_floating_point_contract_flag": "fast"}  # a product and a sum as one instruction
     return compile_program(function, dynamic=True, options=limits | fused)

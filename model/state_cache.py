@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
@@ -20,28 +21,40 @@ from torch import Tensor
 from model.answers import Seen
 from model.compiling import compiled
 from model.features import NO_IDENTITY, encode, pad
+from model.graphs import WAYS, Columns, Graph, new_memory, records
 from model.incremental import Step as NetworkStep
 from model.incremental import fill, named
 from model.network import Heads, NextMoveModel
 from model.passes import passes
 from model.pool import Event, Pool, Stepped, keep, new_pool, slot_bytes
 from model.slots import Counts, Slots, Tag, after
+from model.told import Told, fetched, packed, unpacked
 from model.vocabulary import NONE, PAD, Catalogue, Vocabulary
 from model.window import Past, Step, Window, WindowRule
 
 log = logging.getLogger("nextmove")
 
 BUCKETS = (1, 8, 32, 128, 256)  # rows per pass: one program each
+GPU_BUCKETS = (
+    8,
+    64,
+    256,
+    1024,
+    2048,
+)  # a GPU needs more to do at once, and a pass of one is no faster than one of eight
 REFILL_TOKENS = 8192  # events of windows per pass
 STRANGE = (1 << 61) - 1
 WARM_RUNS = 5
 
 
-class Answered(NamedTuple):
-    """What the network says after one more event of some users."""
+Tell = Callable[[Heads, Seen], Told]  # heads at the newest events (T = 1); on the device, and without waiting for it
 
-    heads: Heads  # T = 1
-    seen: Seen
+
+class Answered(NamedTuple):
+    """What is said after one more event of some users."""
+
+    steps: list[int]  # which of those that were asked about
+    told: Told  # on the host
     strange: list[dict[int, str]]  # per user: identity → name that the vocabulary does not know
 
 
@@ -57,7 +70,7 @@ class StateCache:
         *,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
-        buckets: Sequence[int] = BUCKETS,
+        buckets: Sequence[int] | None = None,
         compile_steps: bool = False,
     ) -> None:
         """Keys and values are kept, and blocks computed, in `dtype`; a pass has at most as many rows as the last bucket.
@@ -65,24 +78,29 @@ class StateCache:
         What a recurrent backbone keeps is float32, and so are its products.
         """
         each = slot_bytes(model, rule.events, dtype)
-        self.buckets = tuple(sorted(buckets))
-        if limit_bytes // each < self.buckets[-1]:
+        self.device = torch.device(device)
+        self.recorded = records(self.device)
+        self.buckets = tuple(sorted(buckets or (GPU_BUCKETS if self.recorded else BUCKETS)))
+        room = limit_bytes // each - self.recorded  # a recorded program always has all rows: one slot is nobody's
+        if room < self.buckets[-1]:
             raise ValueError(
-                f"{limit_bytes} bytes hold the states of {limit_bytes // each} users, {each} bytes each; "
+                f"{limit_bytes} bytes hold the states of {max(0, room)} users, {each} bytes each; "
                 f"at least {self.buckets[-1]} are needed"
             )
-        self.device = torch.device(device)
         self._model = model
         self._vocabulary = vocabulary
-        self._slots = Slots(limit_bytes // each)
-        self._pool: Pool = new_pool(model, self._slots.count, rule.events, dtype, device)
+        self._slots = Slots(room)
+        self._pool: Pool = new_pool(model, room + self.recorded, rule.events, dtype, device)
         self._strange: list[dict[int, str]] = [{} for _ in range(self._slots.count)]  # by slot: identity → name
         narrow = torch.bfloat16 if dtype == torch.bfloat16 and model.peer is None else None
         self._plain = NetworkStep(model, narrow).eval()
         self.compiled = compile_steps and model.peer is None  # torch compiles no recurrent backbone
         self._program: Callable[[Pool, Event, Tensor], Stepped] = (
-            compiled(self._plain) if self.compiled else self._plain
+            compiled(self._plain, one_for_all_batches=self.recorded) if self.compiled else self._plain
         )
+        self._graphs: dict[int, tuple[Graph, Told]] = {}  # by rows
+        self._graphs_tell: Tell | None = None
+        self._memory: object = None
         self.most = self.buckets[-1]  # rows of a pass
         moved = rule.events - rule.stride  # events before the newest where a window has just moved: most refills
         widths = {width for width in (8, 16, 32, 64, 128, 256, moved) if 0 < width < rule.events}
@@ -109,43 +127,86 @@ class StateCache:
         return self._pool.bytes
 
     @torch.inference_mode()
-    def warm(self, answer: Callable[[Answered], object]) -> None:
+    def warm(self, tell: Tell) -> None:
         """Runs the programs of all buckets, so that they are compiled, and settles how many rows a pass has at most.
 
-        The smallest number within a tenth of the fastest one per row, with `answer`, which makes of a pass what is wanted.
-        Where compiling fails it is done without.
+        The smallest number within a tenth of the fastest one per row, for the whole way to what is told. Where compiling fails it
+        is done without, and so is recording.
         """
         if self.compiled:
             try:
-                for rows in self.buckets:
-                    self._step(nothing(rows, self.device))
+                for rows in reversed(self.buckets):  # one program for all is made for the first of them
+                    self._step(self._nothing(rows))
             except Exception as error:  # noqa: BLE001  # a compiler fails in many ways, and none of them matters
                 log.warning("states are kept without compiled code: %s", " ".join(str(error).split())[:200])
                 self.compiled, self._program = False, self._plain
-        costs = {rows: self._cost(rows, answer) for rows in self.buckets}  # seconds per row
+        if self.recorded:
+            try:
+                for rows in reversed(self.buckets):
+                    self._graph(rows, tell)
+            except Exception as error:  # noqa: BLE001  # likewise
+                log.warning("passes are not recorded: %s", " ".join(str(error).split())[:200])
+                self.recorded, self._graphs = False, {}
+        costs = {rows: self._cost(rows, tell) for rows in self.buckets}  # seconds per row
         self.most = min(rows for rows, cost in costs.items() if cost <= 1.1 * min(costs.values()))
 
     def _step(self, event: Event) -> Stepped:
         return self._program(self._pool, event, named(self._model, event))
 
-    def _cost(self, rows: int, answer: Callable[[Answered], object]) -> float:
+    def _nothing(self, rows: int) -> Event:
+        """First events without a name; for programs that are to run, not to answer.
+
+        Where passes are recorded they are of nobody, whose slot is the last, else of whoever has the first slot. Each column is a tensor of
+        its own: a program compiled for two that are one fits no other event.
+        """
+        slot = self._slots.count if self.recorded else 0
+        event = Event(*torch.zeros((len(Event._fields), rows), dtype=torch.int64, device=self.device).unbind(0))
+        without = torch.full((rows,), NO_IDENTITY, device=self.device)
+        return event._replace(slots=event.slots + slot, item_ids=without, category_ids=without.clone())
+
+    def _graph(self, rows: int, tell: Tell) -> tuple[Graph, Told]:
+        """The recorded pass of so many rows, and an answer of its kind."""
+        if tell is not self._graphs_tell:
+            self._graphs, self._graphs_tell = {}, tell
+            self._memory = new_memory()  # that of the others went with them
+        if rows not in self._graphs:
+            kind: list[Told] = []
+
+            def program(columns: Tensor) -> Tensor:
+                event = Event(*columns.unbind(0))
+                found = self._step(event)
+                keep(self._pool, event, found)
+                kind[:] = [tell(found.heads, seen(found))]
+                return packed(kind[0])
+
+            graph = Graph(program, torch.stack(self._nothing(rows)), self._memory)
+            self._graphs[rows] = graph, kind[0]
+        return self._graphs[rows]
+
+    def _cost(self, rows: int, tell: Tell) -> float:
         """Seconds per row of a pass: the fastest of a few."""
-        event, times = nothing(rows, self.device), []
+        event, times = self._nothing(rows), []
+        columns = torch.stack(event).cpu().numpy()
         for _ in range(WARM_RUNS):
             begun = time.perf_counter()
-            found = self._step(event)
-            answer(Answered(found.heads, Seen(found.item_ids, found.category_ids, found.behavior_rows), [{}] * rows))
+            if self.recorded:
+                self._graph(rows, tell)[0].start(columns)()
+            else:
+                found = self._step(event)
+                fetched(tell(found.heads, seen(found)))
             times.append(time.perf_counter() - begun)
         return min(times) / rows
 
     def advance(
-        self, steps: Sequence[Step], window: Callable[[int], Window]
-    ) -> Generator[tuple[list[int], Answered], None, None]:
+        self, steps: Sequence[Step], window: Callable[[int], Window], tell: Tell
+    ) -> Generator[Answered, None, None]:
         """One more event with each step, of at most `room` users, each user's in order: parts of the steps, and their answers.
 
-        `window(n)` is the whole window of step n; it is asked for where nothing fits. After an error, or if it is closed before
-        its end, the states of all these users are dropped; where memory was short, passes are smaller from then on.
+        `window(n)` is the whole window of step n; it is asked for where nothing fits. A device of its own is one pass ahead of whoever
+        takes the answers. After an error, or if it is closed before its end, the states of all these users are dropped; where memory
+        was short, passes are smaller from then on.
         """
+        ahead: deque[tuple[list[int], list[dict[int, str]], Callable[[], Told]]] = deque()
         try:
             first_of: dict[str, int] = {}
             for number, step in enumerate(steps):
@@ -153,7 +214,13 @@ class StateCache:
             slots = self._placed(list(first_of.values()), steps, window)  # refills of all users together
             for some in list(passes([step.user_id for step in steps], self.most)):
                 slots |= self._placed([number for number in some if number not in slots], steps, window)
-                yield some, self._advanced([steps[number] for number in some], [slots[number] for number in some])
+                mine = [slots[number] for number in some]
+                told = self._start([steps[number] for number in some], mine, tell)
+                ahead.append((some, [self._strange[slot] for slot in mine], told))
+                if len(ahead) == WAYS or not self.recorded:
+                    yield _waited(*ahead.popleft())
+            while ahead:
+                yield _waited(*ahead.popleft())
             self._slots.used(step.user_id for step in steps)  # in the order of their events, not of the passes
         except BaseException as error:
             self.distrust(steps)
@@ -161,15 +228,23 @@ class StateCache:
                 self.most = max((size for size in self.buckets if size < self.most), default=self.most)
             raise
 
-    def _advanced(self, steps: Sequence[Step], slots: Sequence[int]) -> Answered:
-        event = self._event(steps, slots)
+    def _start(self, steps: Sequence[Step], slots: Sequence[int], tell: Tell) -> Callable[[], Told]:
+        """One pass, whose users' slots hold one event more from now on."""
+        columns = self._columns(steps, slots)
         rows = next(size for size in self.buckets if size >= len(steps))
-        found = first(self._step(Event(*(widened(column, rows) for column in event))), len(steps))
-        keep(self._pool, event, found)
+        if self.recorded:
+            graph, kind = self._graph(rows, tell)
+            numbers = graph.start(columns)
+            told = lambda: unpacked(numbers(), kind)  # noqa: E731
+        else:
+            event = Event(*torch.from_numpy(columns).to(self.device).unbind(0))
+            found = first(self._step(Event(*(widened(column, rows) for column in event))), len(steps))
+            keep(self._pool, event, found)
+            answer = tell(found.heads, seen(found))
+            told = lambda: fetched(answer)  # noqa: E731
         for step in steps:
             self._slots.keep(step.user_id, after(step))
-        seen = Seen(found.item_ids, found.category_ids, found.behavior_rows)
-        return Answered(found.heads, seen, [self._strange[slot] for slot in slots])
+        return told
 
     @property
     def recent_users(self) -> list[str]:
@@ -247,14 +322,15 @@ class StateCache:
             self._model, self._pool, torch.tensor(slots, device=self.device), batch.to(self.device), self._plain.narrow
         )
 
-    def _event(self, steps: Sequence[Step], slots: Sequence[int]) -> Event:
+    def _columns(self, steps: Sequence[Step], slots: Sequence[int]) -> Columns:
+        """The steps as an `Event`, [fields, B]."""
         names = self._vocabulary
         items = [self._identify(step.item, slot, names.items) for step, slot in zip(steps, slots, strict=True)]
         categories = [
             self._identify(step.category, slot, names.categories) for step, slot in zip(steps, slots, strict=True)
         ]
         known, unknown = names.behaviors.index, names.behaviors.first - 1
-        columns = np.array(
+        return np.array(
             [
                 slots,
                 [step.length - 1 for step in steps],
@@ -265,7 +341,6 @@ class StateCache:
             ],
             np.int64,
         )
-        return Event(*torch.from_numpy(columns).to(self.device).unbind(0))
 
     def _identify(self, name: str | None, slot: int, catalogue: Catalogue) -> tuple[int, int]:
         """Row and identity of a name; one that the vocabulary does not know is noted with the slot."""
@@ -279,14 +354,13 @@ class StateCache:
         return catalogue.unknown_row(name), identity
 
 
-def nothing(rows: int, device: torch.device) -> Event:
-    """First events without a name, of whoever has the first slot; for programs that are to run, not to answer.
+def seen(found: Stepped) -> Seen:
+    """What the windows hold, the newest events included."""
+    return Seen(found.item_ids, found.category_ids, found.behavior_rows)
 
-    Each column is a tensor of its own: a program compiled for two that are one fits no other event.
-    """
-    event = Event(*torch.zeros((len(Event._fields), rows), dtype=torch.int64, device=device).unbind(0))
-    without = torch.full((rows,), NO_IDENTITY, device=device)
-    return event._replace(item_ids=without, category_ids=without.clone())
+
+def _waited(steps: list[int], strange: list[dict[int, str]], told: Callable[[], Told]) -> Answered:
+    return Answered(steps, told(), strange)
 
 
 def strange_identity(name: str, catalogue: Catalogue) -> int:

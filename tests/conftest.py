@@ -8,12 +8,22 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "small", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile("small")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests of a GPU are for machines that have one."""
+    if torch.cuda.is_available():
+        return
+    without = [item for item in items if item.get_closest_marker("gpu") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in without])
+    items[:] = without
 
 
 @pytest.fixture(autouse=True)

@@ -8,17 +8,17 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
 from benchmarks.engine.chart import draw
 from benchmarks.engine.paths import PATHS
-from benchmarks.engine.paths.contract import Missing
 from benchmarks.engine.plan import Plan, quick
 from benchmarks.engine.report import render
-from benchmarks.engine.setting import Setting
-from benchmarks.engine.suites import SUITES
+from benchmarks.engine.setting import LARGE, Setting
+from benchmarks.engine.suites import SUITES, measured
 from benchmarks.machine import ROOT
 from benchmarks.report import add_places, write_report
 from benchmarks.stream import rounds
@@ -64,21 +64,22 @@ def run(options: argparse.Namespace, device: str | None) -> dict[str, Any]:
     plan = (
         quick(paths, options.threads, options.device)
         if options.quick
-        else Plan(paths, options.threads, Setting(device=options.device), runs=options.runs)
+        else Plan(
+            paths,
+            options.threads,
+            replace(LARGE if options.large else Setting(), device=options.device),
+            runs=options.runs,
+        )
     )
     result: dict[str, Any] = {"benchmark": "engine", "setting": plan.setting.to_dict(), "taken": {}}
     result["missing"] = {name: reason for name, reason in missing.items() if reason}
-    for suite in options.suites:
-        rows = []
-        for threads in plan.threads:
-            note(f"== {suite}, cores: {threads}")
-            try:
-                rows += SUITES[suite](plan, threads)
-            except Missing as missed:
-                result["missing"][suite] = str(missed)
-        if rows:
-            result[suite] = rows
-            result["taken"] |= {f"{suite}, {threads}": about for threads in plan.threads}
+    for threads in plan.threads:
+        for suite, rows in measured(plan, threads, options.suites):
+            if isinstance(rows, str):
+                result["missing"][suite] = rows
+            elif rows:
+                result[suite] = result.get(suite, []) + rows
+                result["taken"][f"{suite}, {threads}"] = about
     for name, reason in result["missing"].items():
         note(f"{name} is left out: {reason}")
     result["failures"] = list(rounds.failures)
@@ -114,6 +115,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--paths", metavar="A,B,…", type=_names, help=f"of {', '.join(path.name for path in PATHS)}")
     parser.add_argument("--threads", metavar="A,B,…", help="cores, one pass for each (default: 1,2; 1 on a GPU)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--large", action="store_true", help="width 256, 4 layers, windows of 200, 1,000,000 items")
     parser.add_argument("--runs", type=int, default=Plan.runs, metavar="N", help=f"of each path (default: {Plan.runs})")
     add_places(parser)
     parser.epilog = (
@@ -132,10 +134,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def places(options: argparse.Namespace, device: str | None) -> None:
     """Where figures and report go, unless that was said."""
     if options.json is None or options.only_report:
-        folder = HERE / "gpu" / re.sub(r"\W+", "-", device).lower() if device else HERE
+        folder = HERE / "gpu" / _folder(device, options.large) if device else HERE
         options.report = options.report or (ROOT / "var" / "benchmarks" / "engine" if options.quick else folder)
     if options.json is None:
         options.json = options.report / "results.json"
+
+
+def _folder(device: str, large: bool) -> str:
+    return re.sub(r"\W+", "-", device).lower() + ("-large" if large else "")
 
 
 def _names(text: str) -> list[str]:

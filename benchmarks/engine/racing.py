@@ -101,14 +101,16 @@ class Race:
 
 @contextmanager
 def race(entries: Sequence[Entry], setting: Setting) -> Iterator[Race]:
-    """The contestants, while they run; they start one after the other."""
+    """The contestants, while they run; they start one after the other, or all at once where each may use any core."""
     running = Race([])
     try:
+        if setting.device != "cpu":
+            running.running = {entry.name: Contestant(entry, setting) for entry in entries}
         for entry in entries:
-            each = Contestant(entry, setting)
-            running.running[entry.name] = each
+            if entry.name not in running.running:
+                running.running[entry.name] = Contestant(entry, setting)
             try:
-                each.ask("started")
+                running.running[entry.name].ask("started")
             except Failed as failure:
                 failed(entry.name, failure)
                 running.running.pop(entry.name).end()

@@ -47,6 +47,13 @@ FAIRNESS = """\
   (without copy path) or mixed with the window's (with copy path)."""
 
 
+STEP = """\
+Passes start one after the other, of other users each time, whose states are more than the chip's cache holds. "step" is the network
+alone, with what it keeps: it must read the states of whole windows, and what it reads a second is set beside what a copy within the
+device's memory reads and writes, {ceiling:.2f} TB/s here. "answers" is the step, the scoring of the whole catalogue, all heads, and the answers' way to the
+host, which is what one pass of the engine costs the device; looking names up and making forecasts of numbers is the host's work."""
+
+
 def _setting(result: Mapping[str, Any]) -> str:
     one = result["setting"]
     return (
@@ -103,6 +110,11 @@ def _scoring(rows: list[Row]) -> list[str]:
     return ["## Scoring alone", table(rows, columns)]
 
 
+def _step(rows: list[Row]) -> list[str]:
+    ceiling = rows[0]["copy_bytes_per_s"] / 1e12
+    return ["## One step on the device", STEP.format(ceiling=ceiling), table(rows, STEPS)]
+
+
 def _value(name: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         value = row.get(name)
@@ -135,6 +147,7 @@ SECTIONS: dict[str, Callable[[list[Row]], list[str]]] = {
     "hits": _hits,
     "start_up": _start_up,
     "scoring": _scoring,
+    "step": _step,
 }
 
 
@@ -187,4 +200,16 @@ START_UP: list[Column] = [
     ("cores", number("threads")),
     ("empty cache, s", number("cold_s", 1)),
     ("full cache, s", number("warm_s", 1)),
+]
+STEPS: list[Column] = [
+    ("copy path", lambda row: "yes" if row["copy"] else "no"),
+    ("states", lambda row: str(row["dtype"])),
+    ("compiled", lambda row: "yes" if row["compiled"] else "no"),
+    ("users at once", lambda row: f"{row['rows']:,}"),
+    ("step, µs", lambda row: f"{row['step_us']:,.1f}"),
+    ("step, ns/event", lambda row: f"{1e3 * row['step_us'] / row['rows']:,.0f}"),
+    ("read, kB/event", lambda row: f"{row['read_bytes'] / 1e3:,.0f}"),
+    ("of the bandwidth", lambda row: f"{row['share_of_bandwidth']:.0%}"),
+    ("answers, µs", lambda row: f"{row['answers_us']:,.1f}"),
+    ("answers, events/s", lambda row: f"{1e6 * row['rows'] / row['answers_us']:,.0f}"),
 ]

@@ -45,14 +45,15 @@ def measure(
     compiled: Sequence[bool] = (False, True),
     *,
     rounds: int = ROUNDS,
-    block: int = BLOCK,
+    block: int | None = None,
     hidden: int = 0,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """One row per setting: median and best µs per query over the rounds, recall@10, error of the log total, bytes."""
     rows = []
     for size in sizes:
-        vectors, bias, queries = material(size, max(batches))
-        seen = torch.randint(1, size, (len(queries), hidden)) if hidden else None
+        vectors, bias, queries = (each.to(device) for each in material(size, max(batches)))
+        seen = torch.randint(1, size, (len(queries), hidden), device=device) if hidden else None
         exact = Scorer(vectors, bias, block=block).top(queries, TOP_K, seen)
         scorers = {
             (precision, fused): Scorer(vectors, bias, precision=precision, block=block, compiled=fused)
@@ -69,7 +70,7 @@ def measure(
                 {
                     **one._asdict(),
                     "hidden": hidden,
-                    "block": block,
+                    "block": block or BLOCK,
                     "us_per_query": round(statistics.median(micros), 2),
                     "us_per_query_best": round(min(micros), 2),
                     "bytes": scorer.bytes,
@@ -99,7 +100,8 @@ def timed(
         for setting, scorer in scorers.items():
             part = slice(0, setting.batch)
             begun = time.perf_counter()
-            scorer.top(queries[part], TOP_K, None if seen is None else seen[part])
+            found = scorer.top(queries[part], TOP_K, None if seen is None else seen[part])
+            found.classes[0, 0].item()  # waits for the device
             if number:
                 times[setting].append(time.perf_counter() - begun)
     return times

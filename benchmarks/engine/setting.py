@@ -44,6 +44,9 @@ class Setting:
         return asdict(self)
 
 
+LARGE = Setting(width=256, layers=4, heads=4, window=200, stride=100, items=1_000_000, categories=5_000)
+
+
 def pin(threads: int) -> None:
     """Let this process run on so many cores, and the libraries that it imports later start no more threads than that."""
     cores = sorted(os.sched_getaffinity(0))

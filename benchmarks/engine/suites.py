@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -17,23 +16,21 @@ import numpy as np
 from benchmarks.engine.paths import REFERENCE, SIZES, Entry, path_named
 from benchmarks.engine.paths.contract import Missing
 from benchmarks.engine.plan import Plan
-from benchmarks.engine.racing import Contestant, Failed, race
+from benchmarks.engine.racing import Contestant, Failed, Race, race
 from benchmarks.engine.setting import Setting, pin
 from benchmarks.stream.rounds import failed, note, rounded
 
 Row = dict[str, Any]
-SCORING = "benchmarks.engine.scoring"
 HIT_RUNS = 3  # of each of 21 settings
 
 
-def throughput(plan: Plan, threads: int) -> list[Row]:
+def throughput(running: Race, plan: Plan, threads: int) -> list[Row]:
     """Events answered per second at each path's best settings, which are looked for first."""
-    with race(plan.paths, plan.with_threads(threads)) as running:
-        started = running.ask("started")
-        tuned = running.ask("tune", seconds=plan.tune_s)
-        for name, found in tuned.items():
-            note(f"  {name}: {found['dials']}")
-        done = running.interleave(plan.runs, "run", seconds=plan.run_s)
+    started = running.ask("started")
+    tuned = running.ask("tune", seconds=plan.tune_s)
+    for name, found in tuned.items():
+        note(f"  {name}: {found['dials']}")
+    done = running.interleave(plan.runs, "run", seconds=plan.run_s)
     rows = []
     for name, runs in done.items():
         rates = [run["events_per_s"] for run in runs]
@@ -79,10 +76,9 @@ def overlap(entry: Entry, started: Mapping[str, Mapping[str, Any]]) -> float | N
     return rounded(float(np.mean([len(set(one) & set(other)) / len(one) for one, other in pairs])))
 
 
-def latency(plan: Plan, threads: int) -> list[Row]:
+def latency(running: Race, plan: Plan, threads: int) -> list[Row]:
     """Milliseconds of an answer when events come one at a time, of all runs together."""
-    with race(plan.paths, plan.with_threads(threads)) as running:
-        done = running.interleave(plan.runs, "latency", events=plan.latency_events)
+    done = running.interleave(plan.runs, "latency", events=plan.latency_events)
     rows = []
     for name, runs in done.items():
         ms = np.concatenate([run["seconds"] for run in runs]) * 1e3
@@ -133,23 +129,52 @@ def _start_s(entry: Entry, setting: Setting, compiled: Path) -> float:
 
 def scoring(plan: Plan, threads: int) -> list[Row]:
     """Scoring alone, by the length of the catalogue."""
-    if find_spec(SCORING) is None:
-        raise Missing(f"there is no {SCORING} yet")
+    options: dict[str, Any] = {"sizes": (10_000,), "rounds": 1} if plan.quick else {}
+    if plan.setting.device != "cpu":
+        options |= {"batches": (1, 256), "precisions": ("float32", "bfloat16"), "device": plan.setting.device}
+    return [{"threads": threads, **row} for row in _aside("scoring", threads, options)]
+
+
+def step(plan: Plan, threads: int) -> list[Row]:
+    """A GPU's time for one more event of many users, beside what its memory allows."""
+    if plan.setting.device == "cpu":
+        raise Missing("it is measured on a GPU")
+    return [{"threads": threads, **row} for row in _aside("step", threads, {"setting": plan.with_threads(threads)})]
+
+
+def _aside(module: str, threads: int, options: Mapping[str, Any]) -> list[Row]:
+    """In a process of its own, bound to its cores."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=pin, initargs=(threads,)) as own:
-        rows = own.submit(_scoring, {"sizes": (10_000,), "rounds": 1} if plan.quick else {}).result()
-    return [{"threads": threads, **row} for row in rows]
+        return own.submit(_measured, module, options).result()
 
 
-def _scoring(options: Mapping[str, Any]) -> list[Row]:
-    rows: list[Row] = import_module(SCORING).measure(**options)
+def _measured(module: str, options: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = import_module(f"benchmarks.engine.{module}").measure(**options)
     return rows
 
 
-SUITES: dict[str, Callable[[Plan, int], list[Row]]] = {
-    "throughput": throughput,
-    "latency": latency,
+RACES: dict[str, Callable[[Race, Plan, int], list[Row]]] = {"throughput": throughput, "latency": latency}
+OTHERS: dict[str, Callable[[Plan, int], list[Row]]] = {
     "hits": hits,
     "start_up": start_up,
     "scoring": scoring,
+    "step": step,
 }
+SUITES = (*RACES, *OTHERS)
+
+
+def measured(plan: Plan, threads: int, suites: Sequence[str]) -> Iterator[tuple[str, list[Row] | str]]:
+    """The rows of each suite, or why there are none; what races all paths does so in one race."""
+    races = [name for name in RACES if name in suites]
+    if races:
+        with race(plan.paths, plan.with_threads(threads)) as running:
+            for name in races:
+                note(f"== {name}, cores: {threads}")
+                yield name, RACES[name](running, plan, threads)
+    for name in [name for name in OTHERS if name in suites]:
+        note(f"== {name}, cores: {threads}")
+        try:
+            yield name, OTHERS[name](plan, threads)
+        except Missing as missed:
+            yield name, str(missed)

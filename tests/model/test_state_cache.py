@@ -18,8 +18,10 @@ from model.compiling import can_compile
 from model.config import NextMoveConfig
 from model.engine import Engine
 from model.forecast import difference
+from model.graphs import records
 from model.hiding import Hidden
 from model.network import NextMoveModel
+from model.pool import slot_bytes
 from model.state_cache import StateCache
 from model.window import Step, Window, WindowRule
 from tests.artefacts import untrained
@@ -73,13 +75,13 @@ def whole(parts):
     return Engine(parts, device="cpu")
 
 
-def keeping(parts, slots, buckets=(1, 4)):
+def keeping(parts, slots, buckets=(1, 4), device="cpu", **options):
     """An engine with a cache of so many slots."""
-    engine = Engine(parts, device="cpu")
-    engine.keep_states(1 << 30, buckets=buckets)
-    each = engine.states.bytes // engine.states._slots.count
-    engine.keep_states(slots * each, buckets=buckets)
-    assert engine.states._slots.count == slots
+    engine = Engine(parts, device=device)
+    dtype = options.get("dtype", torch.float32)
+    nobody = records(torch.device(device))  # has a slot as well
+    engine.keep_states((slots + nobody) * slot_bytes(parts.model, RULE.events, dtype), buckets=buckets, **options)
+    assert engine.states.room == slots
     return engine
 
 
@@ -102,10 +104,8 @@ events = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.lists(st.lists(events, max_size=20), max_size=4), st.integers(4, 9), st.data())
-def test_steps_are_answered_like_whole_windows(parts, whole, batches, slots, data):
-    engine = keeping(parts, slots)
+def live(engine, whole, batches, data, tolerance=1e-5):
+    """Batches of events, some of which are no steps, or are asked for again: the engine answers as `whole` does."""
     lives, time, offset = {}, 10**12, 0
     for rows in batches:
         windows, steps = [], []
@@ -114,9 +114,18 @@ def test_steps_are_answered_like_whole_windows(parts, whole, batches, slots, dat
             window, step = lives.setdefault(user, Life(f"user-{user}")).add((item, behavior, category, time), offset)
             windows.append(window)
             steps.append(step if data.draw(st.integers(0, 9)) else None)  # late events and replays are no steps
-        assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+        assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < tolerance
         if data.draw(st.booleans()):  # a chunk that is asked for again
-            assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+            assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < tolerance
+
+
+histories = st.lists(st.lists(events, max_size=20), max_size=4)
+
+
+@settings(deadline=None, max_examples=25)
+@given(histories, st.integers(4, 9), st.data())
+def test_steps_are_answered_like_whole_windows(parts, whole, batches, slots, data):
+    live(keeping(parts, slots), whole, batches, data)
 
 
 def stream(count, users, seed=0):
@@ -306,7 +315,7 @@ def test_whoever_answers_in_another_thread_finds_everything_compiled(parts):
 
 
 def test_where_nothing_compiles_it_goes_without(parts, whole, monkeypatch, caplog):
-    def refuse(program):
+    def refuse(program, **_):
         def run(*_):
             raise RuntimeError("no C++ compiler\nfound")
 

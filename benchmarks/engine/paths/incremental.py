@@ -10,7 +10,7 @@ from benchmarks.engine.setting import Setting
 if TYPE_CHECKING:
     from model.forecast import Forecast
 
-USER_BYTES = 400_000  # more than any user's states take in the settings here, float32
+MOST = 2048  # users at once, on a GPU
 
 
 def build(setting: Setting, *, copy: bool, dtype: str = "float32") -> Callable[[Any], Sequence[Forecast]]:
@@ -24,14 +24,17 @@ def build(setting: Setting, *, copy: bool, dtype: str = "float32") -> Callable[[
     from benchmarks.engine.paths.nextmove import artifact
     from model.compiling import can_compile
     from model.engine import Engine
+    from model.pool import slot_bytes
 
     compiled = can_compile(setting.device)
+    parts = artifact(setting, copy=copy)
     engine = Engine(
-        artifact(setting, copy=copy),
+        parts,
         device=setting.device,
         top_k=setting.top_k,
         threads=setting.threads,
         compiled=compiled,
     )
-    engine.keep_states(max(256, setting.users) * USER_BYTES, dtype=getattr(torch, dtype))
+    kind = getattr(torch, dtype)
+    engine.keep_states((max(MOST, setting.users) + 1) * slot_bytes(parts.model, setting.window, kind), dtype=kind)
     return engine.predict

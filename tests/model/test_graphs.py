@@ -1,0 +1,138 @@
+"""Recorded passes, with a stand-in for the device's recording: it runs the program when it is started, and answers when it is asked.
+
+The same with a real device: `tests/model/test_gpu.py`.
+"""
+
+from contextlib import contextmanager
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model import artifact, state_cache
+from model.answers import NotFinite
+from model.engine import Engine
+from model.graphs import WAYS
+from model.hiding import Hidden
+from tests.model.test_state_cache import Stream, histories, keeping, live, parts, same, stream, whole
+
+__all__ = ["parts", "whole"]  # fixtures
+
+
+class Recorded:
+    """Like `model.graphs.Graph`, on the CPU."""
+
+    made: list["Recorded"]
+
+    def __init__(self, program, nothing, memory):
+        assert memory == "memory"
+        self.program, self.filling, self.waiting, self.most = program, nothing.clone(), 0, 0
+        program(nothing.clone())  # recording runs it
+        self.made.append(self)
+
+    def start(self, columns):
+        given, count = self.filling.clone(), columns.shape[1]
+        given[:, :count] = torch.from_numpy(columns)
+        found = self.program(given)
+        self.waiting += 1
+        self.most = max(self.most, sum(each.waiting for each in self.made))
+
+        def answers():
+            self.waiting -= 1
+            return found[:count].clone()
+
+        return answers
+
+
+@contextmanager
+def recording():
+    """Programs are recorded on the CPU; gives those that are."""
+    Recorded.made = []
+    patched = {"records": lambda _: True, "new_memory": lambda: "memory", "Graph": Recorded}
+    with (
+        mock.patch.multiple(state_cache, **patched),
+        mock.patch("tests.model.test_state_cache.records", return_value=True),
+    ):
+        yield Recorded.made
+
+
+@settings(deadline=None, max_examples=25)
+@given(histories, st.integers(4, 9), st.data())
+def test_recorded_passes_answer_like_whole_windows(parts, whole, batches, slots, data):
+    with recording():
+        live(keeping(parts, slots), whole, batches, data)
+
+
+def test_the_device_is_one_pass_ahead_of_whoever_takes_the_answers(parts, whole):
+    windows, steps = stream(120, users=30)
+    with recording() as made:
+        engine = keeping(parts, slots=40)
+        assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+        assert max(each.most for each in made) == WAYS
+        assert sum(each.waiting for each in made) == 0
+
+
+def test_rows_that_nobody_asked_for_are_nobodys(parts, whole):
+    """A pass of one user has the rows of four; the first slot's owner, and every other one, is left alone by the other three."""
+    windows, steps = stream(40, users=4)
+    with recording():
+        engine = keeping(parts, slots=4, buckets=(4,))
+        for position in range(40):
+            some = slice(position, position + 1)
+            assert same(engine.predict(Stream(windows[some], steps[some])), whole.predict(windows[some])) < 1e-5
+        assert engine.states.counts.hits > 20
+
+
+def test_what_is_hidden_later_is_recorded_anew(parts):
+    """Items that are banned, names that the model does not know, and all that a user has seen."""
+    windows, steps = stream(90, users=9)
+    thirds = [slice(begin, begin + 30) for begin in (0, 30, 60)]
+    hidden = [Hidden(), Hidden(frozenset({"item-1", "unheard"})), Hidden(frozenset({"item-2"}), seen=True)]
+    plain = Engine(parts, device="cpu")
+    with recording() as made:
+        engine, counts = keeping(parts, slots=9), []
+        for some, one in zip(thirds, hidden, strict=True):
+            engine.hide(one)
+            plain.hide(one)
+            answers = engine.predict(Stream(windows[some], steps[some]))
+            assert same(answers, plain.predict(windows[some])) < 1e-5
+            listed = {item["item_id"] for answer in answers for item in answer.next_items}
+            assert not listed & one.banned
+            counts.append(len(made))
+    assert counts[0] < counts[1] < counts[2]
+
+
+def test_what_cannot_be_recorded_is_run(parts, whole, caplog):
+    def refuse(*_):
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    windows, steps = stream(60, users=9)
+    with recording(), mock.patch.object(state_cache, "Graph", refuse):
+        engine = keeping(parts, slots=9)
+        assert "passes are not recorded: operation not permitted when stream is capturing" in caplog.text
+        assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+        assert engine.states.counts.hits > 20
+
+
+def test_an_answer_that_is_not_finite_leaves_nothing_behind(parts, whole):
+    """Of the users in a pass that was ahead neither."""
+    windows, steps = stream(60, users=6)
+    with recording():
+        engine = keeping(parts, slots=6, buckets=(1, 2))
+        engine.predict(Stream(windows[:40], steps[:40]))
+        for kept in engine.states._pool.keys_values:
+            kept[:] = float("nan")
+        with pytest.raises(NotFinite):
+            engine.predict(Stream(windows[40:46], steps[40:46]))
+        assert engine.states.users == 6 - len({step.user_id for step in steps[40:46]})
+        engine.states.distrust(steps)
+        assert same(engine.predict(Stream(windows[46:], steps[46:])), whole.predict(windows[46:])) < 1e-5
+
+
+def test_artefacts_know_nothing_of_it(model_directory):
+    """The golden answers of a directory are whole windows: loading records nothing."""
+    with recording() as made:
+        Engine(artifact.load(model_directory), device="cpu").check_golden()
+    assert made == []
