@@ -28,7 +28,7 @@ from model.network import Heads, NextMoveModel
 from model.passes import passes
 from model.pool import Event, Pool, Stepped, keep, new_pool, slot_bytes
 from model.slots import Counts, Slots, Tag, after
-from model.told import Told, fetched, packed, unpacked
+from model.told import Told, difference, fetched, packed, unpacked
 from model.vocabulary import NONE, PAD, Catalogue, Vocabulary
 from model.window import Past, Step, Window, WindowRule
 
@@ -45,6 +45,8 @@ GPU_BUCKETS = (
 REFILL_TOKENS = 8192  # events of windows per pass
 STRANGE = (1 << 61) - 1
 WARM_RUNS = 5
+TOLERANCE = 1e-3  # of a probability, between two ways to run the same program
+NO_WINDOW = Window([], [], [], [])
 
 
 Tell = Callable[[Heads, Seen], Told]  # heads at the newest events (T = 1); on the device, and without waiting for it
@@ -131,7 +133,7 @@ class StateCache:
         """Runs the programs of all buckets, so that they are compiled, and settles how many rows a pass has at most.
 
         The smallest number within a tenth of the fastest one per row, for the whole way to what is told. Where compiling fails it
-        is done without, and so is recording.
+        is done without, and so is recording, also where what was recorded says something else.
         """
         if self.compiled:
             try:
@@ -144,9 +146,11 @@ class StateCache:
             try:
                 for rows in reversed(self.buckets):
                     self._graph(rows, tell)
+                self._compare(tell)
             except Exception as error:  # noqa: BLE001  # likewise
                 log.warning("passes are not recorded: %s", " ".join(str(error).split())[:200])
                 self.recorded, self._graphs = False, {}
+                self._slots = Slots(self._slots.count)
         costs = {rows: self._cost(rows, tell) for rows in self.buckets}  # seconds per row
         self.most = min(rows for rows, cost in costs.items() if cost <= 1.1 * min(costs.values()))
 
@@ -182,6 +186,40 @@ class StateCache:
             graph = Graph(program, torch.stack(self._nothing(rows)), self._memory)
             self._graphs[rows] = graph, kind[0]
         return self._graphs[rows]
+
+    def _compare(self, tell: Tell) -> None:
+        """Raises RuntimeError where recorded passes say something else than the programs do, to made-up users' first events.
+
+        For a cache that nobody has used yet; nothing of it is left.
+        """
+        names, most = self._vocabulary, self.most
+        for rows in (self.buckets[0], self.buckets[-1]):
+            self.most = rows
+            steps = [
+                Step(
+                    user_id=str(user),
+                    partition=0,
+                    before=event - 1,
+                    offset=event,
+                    start=0,
+                    length=event + 1,
+                    item=names.items.names[(7 * user + event) % len(names.items.names)] if names.items.names else None,
+                    behavior=names.behaviors.names[user % len(names.behaviors.names)],
+                    category=None,
+                    time_ms=61_000 * (user + event),
+                )
+                for event in range(min(3, self._widths[-1]))
+                for user in range(max(1, rows - 1))  # one row is nobody's
+            ]
+            told: list[list[Told]] = []
+            for recorded in (False, True):
+                self.recorded = recorded
+                told.append([part.told for part in self.advance(steps, lambda _: NO_WINDOW, tell)])
+                self.distrust(steps)
+            worst = max(difference(*pair) for pair in zip(*told, strict=True))
+            if worst > TOLERANCE:
+                raise RuntimeError(f"they do not say what the program says: off by {worst:.2g}")
+        self.most, self._slots = most, Slots(self._slots.count)
 
     def _cost(self, rows: int, tell: Tell) -> float:
         """Seconds per row of a pass: the fastest of a few."""

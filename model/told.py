@@ -5,6 +5,7 @@ B windows, k names listed, C columns.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,22 @@ def unpacked(numbers: Tensor, like: Told) -> Told:
 def fetched(told: Told) -> Told:
     """On the host, in one copy."""
     return told if told.ids.device.type == "cpu" else unpacked(packed(told).cpu(), told)
+
+
+def difference(one: Told, other: Told) -> float:
+    """The largest difference of two probabilities, waits in log seconds; infinite where a list or a number is missing. On the host."""
+    if not (one.sound.all() and other.sound.all() and torch.equal(one.unknown, other.unknown)):
+        return math.inf
+    parts = (one.probabilities, one.category_probabilities, one.mixes, one.goals, one.churns, one.seconds.log1p())
+    others = (
+        other.probabilities,
+        other.category_probabilities,
+        other.mixes,
+        other.goals,
+        other.churns,
+        other.seconds.log1p(),
+    )
+    return max((float((a - b).abs().max()) for a, b in zip(parts, others, strict=True) if a.numel()), default=0.0)
 
 
 def _bits(column: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
+from benchmarks import machine, notes
 from benchmarks.engine.chart import draw
 from benchmarks.engine.paths import PATHS
 from benchmarks.engine.plan import Plan, quick
@@ -20,9 +20,8 @@ from benchmarks.engine.report import render
 from benchmarks.engine.setting import LARGE, Setting
 from benchmarks.engine.suites import SUITES, measured
 from benchmarks.machine import ROOT
+from benchmarks.notes import note
 from benchmarks.report import add_places, write_report
-from benchmarks.stream import rounds
-from benchmarks.stream.rounds import note
 
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "numpy", "onnx", "onnxruntime", "openvino")
@@ -47,14 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     if options.report:
         write_report(result, options.report, draw, render)
-    for failure in rounds.failures:
+    for failure in notes.failures:
         note(f"FAILED: {failure}")
-    return 1 if rounds.failures else 0
+    return 1 if notes.failures else 0
 
 
 def run(options: argparse.Namespace, device: str | None) -> dict[str, Any]:
     """The sections of the suites that were asked for, and where and with what they were measured."""
-    rounds.failures.clear()
+    notes.failures.clear()
     about: dict[str, Any] = machine.describe(LIBRARIES, ("model", "benchmarks"))
     if device is not None:
         about["machine"]["gpu"] = device
@@ -82,7 +81,7 @@ def run(options: argparse.Namespace, device: str | None) -> dict[str, Any]:
                 result["taken"][f"{suite}, {threads}"] = about
     for name, reason in result["missing"].items():
         note(f"{name} is left out: {reason}")
-    result["failures"] = list(rounds.failures)
+    result["failures"] = list(notes.failures)
     return result
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.engine.paths import Entry
 from benchmarks.engine.setting import Setting
 from benchmarks.machine import ROOT
-from benchmarks.stream.rounds import failed, note
+from benchmarks.notes import failed, note
 
 FOLDER = ROOT / "var" / "benchmarks" / "engine"
 END_LIMIT_S = 15.0

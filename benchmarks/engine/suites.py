@@ -18,7 +18,7 @@ from benchmarks.engine.paths.contract import Missing
 from benchmarks.engine.plan import Plan
 from benchmarks.engine.racing import Contestant, Failed, Race, race
 from benchmarks.engine.setting import Setting, pin
-from benchmarks.stream.rounds import failed, note, rounded
+from benchmarks.notes import failed, note, rounded
 
 Row = dict[str, Any]
 HIT_RUNS = 3  # of each of 21 settings

@@ -12,6 +12,7 @@ from itertools import chain, starmap
 from pathlib import Path
 from typing import Any
 
+from benchmarks import notes
 from benchmarks.report import add_places, write_report
 from benchmarks.stream import machine, rounds
 from benchmarks.stream.brokers import Embedded, kafka
@@ -49,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     if options.report:
         write_report(result, options.report, draw, render)
-    for failure in rounds.failures:
-        rounds.note(f"FAILED: {failure}")
-    return 1 if rounds.failures else 0
+    for failure in notes.failures:
+        notes.note(f"FAILED: {failure}")
+    return 1 if notes.failures else 0
 
 
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,13 +79,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             throughput.warm_up(plan.kafka, plan.sizes.events, plan.sizes.warm_up_runs)
         for name in options.suites:
             if name in NEED_KAFKA and plan.kafka is None:
-                rounds.note(f"{name} is left out: it needs a real Kafka")
+                notes.note(f"{name} is left out: it needs a real Kafka")
                 continue
-            rounds.note(f"== {name}")
+            notes.note(f"== {name}")
             sections = measured(name, plan)
             result |= sections
             result["taken"] |= dict.fromkeys(chain.from_iterable(starmap(sources, sections.items())), about)
-    result["failures"] = rounds.failures
+    result["failures"] = notes.failures
     return result
 
 
@@ -93,7 +94,7 @@ def measured(name: str, plan: Plan) -> dict[str, Any]:
     try:
         section = SUITES[name](plan)
     except rounds.FAILURES as failure:
-        rounds.failed(name, failure)
+        notes.failed(name, failure)
         return {}
     return section if isinstance(section, dict) else {name: section}
 
@@ -163,7 +164,7 @@ def chosen_paths(named: str | None) -> list[PeerPath]:
     chosen = [path for path in PATHS if path.name in names]
     for path in chosen:
         if path.missing:
-            rounds.note(f"{path.name} is left out: {path.missing}")
+            notes.note(f"{path.name} is left out: {path.missing}")
     return [path for path in chosen if path.missing is None]
 
 

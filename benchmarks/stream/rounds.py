@@ -7,8 +7,8 @@ from statistics import median
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaException
-from rich.console import Console
 
+from benchmarks.notes import failed, note, rounded
 from benchmarks.stream.failures import RunFailed
 from benchmarks.stream.trial import Trial
 
@@ -16,14 +16,6 @@ Name = TypeVar("Name", bound=object)
 FAILURES = (RunFailed, KafkaException)
 SPREAD = ("events_per_s", "cpu_us_per_event")  # also given as min and max
 MEDIANS = (*SPREAD, "broker_cpu_us_per_event", "peak_rss_mb", "first_answer_s", "seconds")
-
-failures: list[str] = []  # of this process; the report and the exit code tell of them
-_console = Console(stderr=True, highlight=False)
-
-
-def note(text: str) -> None:
-    """Tell whoever watches."""
-    _console.print(text, markup=False, soft_wrap=True)
 
 
 def interleave(contestants: Mapping[Name, Callable[[], Trial]], runs: int, what: str = "") -> dict[Name, list[Trial]]:
@@ -50,12 +42,6 @@ def attempted(name: str, attempt: Callable[[], Trial]) -> Trial | None:
         return None
 
 
-def failed(name: str, failure: BaseException) -> None:
-    """Remember what went wrong."""
-    failures.append(f"{name}: {type(failure).__name__}: {str(failure).splitlines()[0]}")
-    note(f"  {name} FAILED: {failure}")
-
-
 def summary(trials: Sequence[Trial]) -> dict[str, Any]:
     """Medians over the runs; min and max of what is compared."""
     rows = [trial.to_dict() for trial in trials]
@@ -66,11 +52,6 @@ def summary(trials: Sequence[Trial]) -> dict[str, Any]:
         if name in SPREAD:
             figures[f"{name}_min"], figures[f"{name}_max"] = rounded(min(values)), rounded(max(values))
     return figures
-
-
-def rounded(value: float) -> float:
-    """Four digits: more would be noise."""
-    return float(f"{value:.4g}")
 
 
 def _told(trial: Trial) -> str:

@@ -7,8 +7,8 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
+from benchmarks.notes import note
 from benchmarks.stream.programs import ROOT
-from benchmarks.stream.rounds import note
 from model import artifact
 from model.artifact import ArtifactError
 

@@ -116,6 +116,29 @@ def test_what_cannot_be_recorded_is_run(parts, whole, caplog):
         assert engine.states.counts.hits > 20
 
 
+@pytest.mark.parametrize("wrong", ["answers", "states"])
+def test_what_was_recorded_wrongly_is_not_trusted(parts, whole, caplog, wrong):
+    """A recording that answers with what was found the time before, or that keeps nothing."""
+
+    class Wrong(Recorded):
+        def start(self, columns):
+            if wrong == "states":
+                columns = columns.copy()
+                columns[0] = self.filling[0, 0]  # everything is nobody's
+            answers = super().start(columns)
+            last = self.__dict__.get("last", answers)
+            self.last = answers
+            return last if wrong == "answers" and last().shape == answers().shape else answers
+
+    windows, steps = stream(60, users=9)
+    with recording(), mock.patch.object(state_cache, "Graph", Wrong):
+        engine = keeping(parts, slots=9)
+        assert not engine.states.recorded
+        assert "passes are not recorded: they do not say what the program says" in caplog.text
+        assert (engine.states.users, engine.states.counts.hits, engine.states.counts.refills) == (0, 0, 0)
+        assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+
+
 def test_an_answer_that_is_not_finite_leaves_nothing_behind(parts, whole):
     """Of the users in a pass that was ahead neither."""
     windows, steps = stream(60, users=6)

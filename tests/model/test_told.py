@@ -1,8 +1,11 @@
+import math
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.told import Told, fetched, packed, unpacked
+from model.told import Told, difference, fetched, packed, unpacked
 
 numbers = st.floats(width=64, allow_nan=False)
 whole = st.integers(-(2**63), 2**63 - 1)
@@ -35,6 +38,21 @@ def test_what_was_packed_is_unpacked_to_the_bit(data, windows, listed, behaviors
     for one, other in zip(before, after, strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
         assert torch.equal(one, other)
+
+
+def test_the_difference_of_answers_is_the_largest_of_a_probability_or_a_log_wait():
+    def one(probability, seconds, sound=True):
+        number, none = torch.tensor([[0.5]]).double(), torch.zeros(1, 0)
+        whole = torch.zeros(1, 1, dtype=torch.int64)
+        return Told(
+            torch.tensor([[probability]]).double(), whole, whole, whole[:, 0], none.double(), none.long(), whole[:, 0],
+            torch.tensor([False]), number, number[:, 0], number[:, 0], torch.tensor([[seconds]]).double(), torch.tensor([sound]),
+        )  # fmt: skip
+
+    assert difference(one(0.25, 1.0), one(0.25, 1.0)) == 0
+    assert difference(one(0.25, 1.0), one(0.5, 1.0)) == 0.5 - 0.25
+    assert difference(one(0.25, 1.0), one(0.25, 3.0)) == pytest.approx(math.log((1 + 3) / (1 + 1)))
+    assert difference(one(0.25, 1.0), one(0.25, 1.0, sound=False)) == math.inf
 
 
 def test_what_is_on_the_host_stays_as_it_is():

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
+from benchmarks.notes import rounded
 from benchmarks.stream.loads import skewed
 from benchmarks.stream.peers.constant_predictor import ConstantPredictor, full_forecast
 from benchmarks.stream.plan import Plan
-from benchmarks.stream.rounds import rounded
 from model.window import WindowRule
 from stream_app import behaviors
 from stream_app.events import Event, EventDecoder

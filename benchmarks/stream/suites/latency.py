@@ -17,13 +17,14 @@ from typing import Any, cast
 import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
+from benchmarks.notes import note, rounded
 from benchmarks.stream.brokers import Kafka
 from benchmarks.stream.failures import Stalled, WrongCount
 from benchmarks.stream.loads import skewed
 from benchmarks.stream.paths import path_named
 from benchmarks.stream.plan import Plan
 from benchmarks.stream.programs import ROOT, Program
-from benchmarks.stream.rounds import attempted, note, rounded
+from benchmarks.stream.rounds import attempted
 from benchmarks.stream.suites.throughput import PARTITIONS
 from benchmarks.stream.topics import QUIET, Offsets
 from benchmarks.stream.trial import Stage, run, staged, wait_until_ready

@@ -15,13 +15,13 @@ from pathlib import Path
 from re import search
 from typing import Any
 
+from benchmarks.notes import note, rounded
 from benchmarks.stream.brokers import Broker
 from benchmarks.stream.failures import RunFailed
 from benchmarks.stream.loads import Load, skewed
 from benchmarks.stream.meter import watch
 from benchmarks.stream.paths import path_named
 from benchmarks.stream.plan import Plan
-from benchmarks.stream.rounds import note, rounded
 from benchmarks.stream.suites.throughput import PARTITIONS
 from benchmarks.stream.topics import fill
 from benchmarks.stream.trial import Stage, staged

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from benchmarks.notes import note
 from benchmarks.stream.brokers import Broker, Kafka
 from benchmarks.stream.loads import Load, skewed
 from benchmarks.stream.paths import PeerPath, path_named
 from benchmarks.stream.plan import Plan
-from benchmarks.stream.rounds import interleave, note, summary
+from benchmarks.stream.rounds import interleave, summary
 from benchmarks.stream.trial import Trial, run
 
 PARTITIONS = 8

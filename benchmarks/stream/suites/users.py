@@ -14,12 +14,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.notes import note, rounded
 from benchmarks.stream.loads import uniform
 from benchmarks.stream.paths import path_named
 from benchmarks.stream.plan import Plan
 from benchmarks.stream.preload import preload
 from benchmarks.stream.programs import Program, rss_mb
-from benchmarks.stream.rounds import attempted, note, rounded, summary
+from benchmarks.stream.rounds import attempted, summary
 from benchmarks.stream.suites.throughput import PARTITIONS
 from benchmarks.stream.topics import fill
 from benchmarks.stream.trial import Trial, staged, wait_until_ready
