@@ -318,9 +318,9 @@ def _named(ids: Tensor, listed: Tensor, among: Ranking, strange: Names) -> list[
     return found
 
 
-def _cut(listed: Sequence[Any], counts: Tensor, length: int) -> list[list[Any]]:
+def _cut(listed: list[Any], counts: Tensor, length: int) -> list[list[Any]]:
     """What is listed for each window, the first of `length` each."""
-    return [list(listed[window * length : window * length + count]) for window, count in enumerate(counts.tolist())]
+    return [listed[window * length : window * length + count] for window, count in enumerate(counts.tolist())]
 
 
 def rounded(probabilities: Tensor) -> Tensor:

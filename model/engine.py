@@ -33,7 +33,7 @@ from model.passes import spans
 from model.scorer import Precision
 from model.slots import Kept
 from model.state_cache import StateCache, Tell, strange_identity
-from model.told import fetched
+from model.told import Told, fetched
 from model.vocabulary import Vocabulary
 from model.window import Past, Steps, Window, WindowRule
 
@@ -180,12 +180,20 @@ class Engine:
             self.keep_states(limit_bytes, **options)
 
     def _predict(self, windows: Sequence[Window], k: int) -> list[Forecast]:
-        if self._answers.hidden != self.hidden:
-            self._answers.hide(self.hidden)
-            self._tells.clear()
+        self._hide()
         if self.states is not None and isinstance(windows, Steps):
             return self._follow(self.states, windows, k)
         return self._answer(windows, k)
+
+    def _hide(self) -> None:
+        """What was asked for last is what is hidden."""
+        if self._answers.hidden is self.hidden:
+            return
+        if self._answers.hidden == self.hidden:
+            self._answers.hidden = self.hidden  # the same, asked for again
+            return
+        self._answers.hide(self.hidden)
+        self._tells.clear()
 
     def recent_users(self) -> list[str]:
         """Whose states are kept, those used last first."""
@@ -210,7 +218,8 @@ class Engine:
                 device=self.device,
                 **{"compile_steps": self.compiled, **options},
             )
-            self.states.warm(self._tell(self.top_k))
+            self._hide()
+            self.states.warm(self._tell(self.top_k), self._finish)
 
     @torch.inference_mode()
     def _answer(self, windows: Sequence[Window], k: int) -> list[Forecast]:
@@ -222,30 +231,35 @@ class Engine:
         starts = columns.starts + columns.lengths - lengths
         widths = np.array([*self._widths, self.window.events])
         bucket = np.searchsorted(widths, lengths)
+        unwanted, rows = None, self.vocabulary.items.rows
+        if self._answers.strangers:
+            named = enumerate(columns.unknown_items, rows)
+            unwanted = self._identities(identity for identity, name in named if name in self._answers.strangers)
         answers: dict[int, Forecast] = {}
         for number, width in enumerate(widths.tolist()):
             members = np.flatnonzero(bucket == number)
             for begin in range(0, len(members), BATCH):
                 some = members[begin : begin + BATCH]
                 batch = pad(columns, starts[some], lengths[some], width)
-                answers.update(zip(some.tolist(), self._pass(batch, columns, k), strict=True))
+                answers.update(zip(some.tolist(), self._pass(batch, columns, k, unwanted), strict=True))
         return [answers[position] for position in range(len(windows))]
 
-    def _pass(self, batch: Batch, columns: Columns, k: int) -> list[Forecast]:
+    def _pass(self, batch: Batch, columns: Columns, k: int, unwanted: Tensor | None) -> list[Forecast]:
         """One rectangular batch."""
         batch = batch.to(torch.device(self.device))
         heads = self._model(batch, last=True)
-        rows = self.vocabulary.items.rows
-        unwanted = self._identities(
-            [rows + n for n, name in enumerate(columns.unknown_items) if name in self._answers.strangers]
-        )
         told = fetched(self._answers.tell(heads, seen_in(batch), k, unwanted))
-        items = strangers(columns.unknown_items, rows)
+        items = strangers(columns.unknown_items, self.vocabulary.items.rows)
         categories = strangers(columns.unknown_categories, self.vocabulary.categories.rows)
         return self._answers.forecasts(told, items, categories)
 
     def _identities(self, found: Iterable[int]) -> Tensor:
         return torch.tensor(sorted(found), dtype=torch.int64, device=self.device)
+
+    def _finish(self, told: Told, rows: int) -> list[Forecast]:
+        """Forecasts of events without a name."""
+        names = noted([{}] * rows)
+        return self._answers.forecasts(told, names, names)
 
     def _tell(self, k: int) -> Tell:
         """The same one until something else is hidden: a device may have recorded what it does."""

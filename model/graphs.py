@@ -14,10 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.compiling import ONE_AT_A_TIME
+
 WARM_UPS = 3  # libraries choose their kernels, and code is compiled, before anything is recorded
 WAYS = 2  # answers that may be on their way at the same time
 
-Columns = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int64]
 
 
 def records(device: torch.device) -> bool:
@@ -25,9 +27,16 @@ def records(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def new_memory() -> Any:
-    """Room for what programs need between; those of one user, who starts one after the other, share it."""
-    return torch.cuda.graph_pool_handle()
+class Memory(NamedTuple):
+    """Room for what programs need between, which those share that are started one after the other; and where they are recorded."""
+
+    pool: Any
+    stream: torch.cuda.Stream
+
+
+def new_memory() -> Memory:
+    """For programs of the current device."""
+    return Memory(torch.cuda.graph_pool_handle(), torch.cuda.Stream())  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 class Way(NamedTuple):
@@ -41,22 +50,25 @@ class Way(NamedTuple):
 class Graph:
     """A program of whole numbers, [C, rows] → [rows, A]; at most `WAYS` starts may be unanswered. Use it from one thread."""
 
-    def __init__(self, program: Callable[[Tensor], Tensor], nothing: Tensor, memory: Any) -> None:
-        """`nothing` [C, rows] on the device: what may be given at any time; `memory` from `new_memory`.
+    def __init__(self, program: Callable[[Tensor], Tensor], nothing: Tensor, memory: Memory) -> None:
+        """`nothing` [C, rows] on the device: what may be given at any time.
 
-        Raises whatever the program may raise, and RuntimeError where it waits for the device.
+        Raises whatever the program may raise, and RuntimeError where it waits for the device. Only one program is recorded, or compiled,
+        at a time: torch can do no more.
         """
         self._given = nothing.clone()
         self._filling = nothing.cpu().numpy()
-        aside = torch.cuda.Stream(nothing.device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        aside.wait_stream(torch.cuda.current_stream(nothing.device))
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
-                program(self._given)
-        torch.cuda.current_stream(nothing.device).wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=memory, capture_error_mode="thread_local"):  # other threads go on
-            self._found = program(self._given)
+        with ONE_AT_A_TIME:
+            memory.stream.wait_stream(torch.cuda.current_stream(nothing.device))
+            with torch.cuda.stream(memory.stream):
+                for _ in range(WARM_UPS):
+                    program(self._given)
+                with torch.cuda.graph(
+                    self._graph, pool=memory.pool, stream=memory.stream, capture_error_mode="thread_local"
+                ):  # other threads go on
+                    self._found = program(self._given)
+            torch.cuda.current_stream(nothing.device).wait_stream(memory.stream)
         self._ways = [
             Way(
                 torch.empty(self._given.shape, dtype=torch.int64, pin_memory=True),
@@ -67,7 +79,7 @@ class Graph:
         ]
         self._starts = 0
 
-    def start(self, columns: Columns) -> Callable[[], Tensor]:
+    def start(self, columns: Numbers) -> Callable[[], Tensor]:
         """Answers [B, A] to B of the rows, for whoever waits for them; columns [C, B]."""
         way, count = self._ways[self._starts % WAYS], columns.shape[1]
         self._starts += 1

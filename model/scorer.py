@@ -193,8 +193,8 @@ class Scorer:
         return found[0] if len(found) == 1 else Ranked(*(torch.cat(each) for each in zip(*found, strict=True)))
 
     def _rows_at_once(self, queries: int, classes: int, fused: bool) -> int:
-        """Of how many queries the vectors of so many classes are gathered: in a fused loop they never exist."""
-        if fused:
+        """Of how many queries the vectors of so many classes are gathered: on a CPU, in a fused loop, they never exist."""
+        if fused and self._room == 1:
             return max(1, queries)
         room = min(CELLS * self._room, self._block * queries)
         return max(1, room // max(1, classes * self._exact.vectors.shape[1]))
@@ -316,7 +316,10 @@ def log_sum(best: Tensor, mass: Tensor, dim: int) -> Tensor:
 def compile_for(device: str, function: Callable[P, R]) -> Callable[P, R]:
     """One loop for all shapes; nothing between is written to memory, however often it is read."""
     if device != "cpu":
-        return compile_program(function, dynamic=True, or_plain=True)
+        tiling = {
+            "triton.coalesce_tiling_analysis": False
+        }  # does not apply to dynamic shapes, and fails for some of them
+        return compile_program(function, dynamic=True, or_plain=True, options=tiling)
     limits = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
     fused = {"cpp.enable_floating_point_contract_flag": "fast"}  # a product and a sum as one instruction
     return compile_program(function, dynamic=True, options=limits | fused)

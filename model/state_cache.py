@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from model.answers import Seen
 from model.compiling import compiled
 from model.features import NO_IDENTITY, encode, pad
-from model.graphs import WAYS, Columns, Graph, new_memory, records
+from model.graphs import WAYS, Graph, Memory, Numbers, new_memory, records
 from model.incremental import Step as NetworkStep
 from model.incremental import fill, named
 from model.network import Heads, NextMoveModel
@@ -34,7 +35,7 @@ from model.window import Past, Step, Window, WindowRule
 
 log = logging.getLogger("nextmove")
 
-BUCKETS = (1, 8, 32, 128, 256)  # rows per pass: one program each
+BUCKETS = (1, 8, 32, 128, 256)  # rows per pass
 GPU_BUCKETS = (
     8,
     64,
@@ -42,6 +43,7 @@ GPU_BUCKETS = (
     1024,
     2048,
 )  # a GPU needs more to do at once, and a pass of one is no faster than one of eight
+LEAST = 256  # users for whom there must be room
 REFILL_TOKENS = 8192  # events of windows per pass
 STRANGE = (1 << 61) - 1
 WARM_RUNS = 5
@@ -82,13 +84,16 @@ class StateCache:
         each = slot_bytes(model, rule.events, dtype)
         self.device = torch.device(device)
         self.recorded = records(self.device)
-        self.buckets = tuple(sorted(buckets or (GPU_BUCKETS if self.recorded else BUCKETS)))
-        room = limit_bytes // each - self.recorded  # a recorded program always has all rows: one slot is nobody's
-        if room < self.buckets[-1]:
+        room = max(
+            0, limit_bytes // each - self.recorded
+        )  # a recorded program always has all rows: one slot is nobody's
+        least = max(buckets) if buckets else LEAST
+        if room < least:
             raise ValueError(
-                f"{limit_bytes} bytes hold the states of {max(0, room)} users, {each} bytes each; "
-                f"at least {self.buckets[-1]} are needed"
+                f"{limit_bytes} bytes hold the states of {room} users, {each} bytes each; at least {least} are needed"
             )
+        usual = GPU_BUCKETS if self.recorded else BUCKETS
+        self.buckets = tuple(sorted(buckets or (rows for rows in usual if rows <= room)))
         self._model = model
         self._vocabulary = vocabulary
         self._slots = Slots(room)
@@ -98,11 +103,11 @@ class StateCache:
         self._plain = NetworkStep(model, narrow).eval()
         self.compiled = compile_steps and model.peer is None  # torch compiles no recurrent backbone
         self._program: Callable[[Pool, Event, Tensor], Stepped] = (
-            compiled(self._plain, one_for_all_batches=self.recorded) if self.compiled else self._plain
+            compiled(self._plain, one_for_all_batches=True) if self.compiled else self._plain
         )
         self._graphs: dict[int, tuple[Graph, Told]] = {}  # by rows
         self._graphs_tell: Tell | None = None
-        self._memory: object = None
+        self._memory: Memory | None = None
         self.most = self.buckets[-1]  # rows of a pass
         moved = rule.events - rule.stride  # events before the newest where a window has just moved: most refills
         widths = {width for width in (8, 16, 32, 64, 128, 256, moved) if 0 < width < rule.events}
@@ -129,30 +134,47 @@ class StateCache:
         return self._pool.bytes
 
     @torch.inference_mode()
-    def warm(self, tell: Tell) -> None:
+    def warm(self, tell: Tell, finish: Callable[[Told, int], object]) -> None:
         """Runs the programs of all buckets, so that they are compiled, and settles how many rows a pass has at most.
 
-        The smallest number within a tenth of the fastest one per row, for the whole way to what is told. Where compiling fails it
-        is done without, and so is recording, also where what was recorded says something else.
+        The smallest number within a tenth of the fastest one per row, with `finish`, which makes of what is told what is wanted. Sizes for which there is no
+        memory are left out. Where compiling fails it is done without, and so is recording, also where what was recorded says
+        something else than the program.
         """
         if self.compiled:
             try:
-                for rows in reversed(self.buckets):  # one program for all is made for the first of them
-                    self._step(self._nothing(rows))
+                self._each_size(lambda rows: self._step(self._nothing(rows)))
             except Exception as error:  # noqa: BLE001  # a compiler fails in many ways, and none of them matters
                 log.warning("states are kept without compiled code: %s", " ".join(str(error).split())[:200])
                 self.compiled, self._program = False, self._plain
         if self.recorded:
             try:
-                for rows in reversed(self.buckets):
-                    self._graph(rows, tell)
+                self._each_size(lambda rows: self._graph(rows, tell))
                 self._compare(tell)
             except Exception as error:  # noqa: BLE001  # likewise
-                log.warning("passes are not recorded: %s", " ".join(str(error).split())[:200])
-                self.recorded, self._graphs = False, {}
+                self._record_no_more(error)
                 self._slots = Slots(self._slots.count)
-        costs = {rows: self._cost(rows, tell) for rows in self.buckets}  # seconds per row
+                for part in (*self._pool.keys_values, self._pool.pointed, self._pool.recurrent):
+                    part.zero_()
+        costs: dict[int, float] = {}  # seconds per row
+        self._each_size(lambda rows: costs.update({rows: self._cost(rows, tell, finish)}))
         self.most = min(rows for rows, cost in costs.items() if cost <= 1.1 * min(costs.values()))
+
+    def _each_size(self, run: Callable[[int], object]) -> None:
+        """For every size of a pass, the largest first, for which a program for all of them is made; those without memory are gone."""
+        for rows in reversed(self.buckets):
+            try:
+                run(rows)
+            except torch.OutOfMemoryError:
+                if rows == self.buckets[0]:
+                    raise
+                log.warning("there is no memory for passes of %d users", rows)
+                self.buckets = tuple(size for size in self.buckets if size < rows)
+                self.most = self.buckets[-1]
+
+    def _record_no_more(self, error: Exception) -> None:
+        log.warning("passes are not recorded: %s", " ".join(str(error).split())[:200])
+        self.recorded, self._graphs, self._memory = False, {}, None
 
     def _step(self, event: Event) -> Stepped:
         return self._program(self._pool, event, named(self._model, event))
@@ -170,7 +192,7 @@ class StateCache:
 
     def _graph(self, rows: int, tell: Tell) -> tuple[Graph, Told]:
         """The recorded pass of so many rows, and an answer of its kind."""
-        if tell is not self._graphs_tell:
+        if tell is not self._graphs_tell or self._memory is None:
             self._graphs, self._graphs_tell = {}, tell
             self._memory = new_memory()  # that of the others went with them
         if rows not in self._graphs:
@@ -184,7 +206,7 @@ class StateCache:
                 return packed(kind[0])
 
             graph = Graph(program, torch.stack(self._nothing(rows)), self._memory)
-            self._graphs[rows] = graph, kind[0]
+            self._graphs[rows] = graph, Told(*(torch.empty_like(each, device="meta") for each in kind[0]))
         return self._graphs[rows]
 
     def _compare(self, tell: Tell) -> None:
@@ -192,24 +214,13 @@ class StateCache:
 
         For a cache that nobody has used yet; nothing of it is left.
         """
-        names, most = self._vocabulary, self.most
-        for rows in (self.buckets[0], self.buckets[-1]):
-            self.most = rows
+        most = self.most
+        for smaller, rows in zip((0, *self.buckets), self.buckets, strict=False):
+            self.most, users = rows, max(smaller + 1, rows - 1)  # where there can be one, a row is nobody's
             steps = [
-                Step(
-                    user_id=str(user),
-                    partition=0,
-                    before=event - 1,
-                    offset=event,
-                    start=0,
-                    length=event + 1,
-                    item=names.items.names[(7 * user + event) % len(names.items.names)] if names.items.names else None,
-                    behavior=names.behaviors.names[user % len(names.behaviors.names)],
-                    category=None,
-                    time_ms=61_000 * (user + event),
-                )
+                made_up(user, event, self._vocabulary)
                 for event in range(min(3, self._widths[-1]))
-                for user in range(max(1, rows - 1))  # one row is nobody's
+                for user in range(users)
             ]
             told: list[list[Told]] = []
             for recorded in (False, True):
@@ -217,21 +228,22 @@ class StateCache:
                 told.append([part.told for part in self.advance(steps, lambda _: NO_WINDOW, tell)])
                 self.distrust(steps)
             worst = max(difference(*pair) for pair in zip(*told, strict=True))
-            if worst > TOLERANCE:
+            if not worst <= TOLERANCE:
                 raise RuntimeError(f"they do not say what the program says: off by {worst:.2g}")
         self.most, self._slots = most, Slots(self._slots.count)
 
-    def _cost(self, rows: int, tell: Tell) -> float:
+    def _cost(self, rows: int, tell: Tell, finish: Callable[[Told, int], object]) -> float:
         """Seconds per row of a pass: the fastest of a few."""
         event, times = self._nothing(rows), []
         columns = torch.stack(event).cpu().numpy()
         for _ in range(WARM_RUNS):
             begun = time.perf_counter()
             if self.recorded:
-                self._graph(rows, tell)[0].start(columns)()
+                graph, kind = self._graph(rows, tell)
+                finish(unpacked(graph.start(columns)(), kind), rows)
             else:
                 found = self._step(event)
-                fetched(tell(found.heads, seen(found)))
+                finish(fetched(tell(found.heads, seen(found))), rows)
             times.append(time.perf_counter() - begun)
         return min(times) / rows
 
@@ -270,19 +282,27 @@ class StateCache:
         """One pass, whose users' slots hold one event more from now on."""
         columns = self._columns(steps, slots)
         rows = next(size for size in self.buckets if size >= len(steps))
-        if self.recorded:
-            graph, kind = self._graph(rows, tell)
-            numbers = graph.start(columns)
-            told = lambda: unpacked(numbers(), kind)  # noqa: E731
-        else:
+        told = self._replayed(columns, rows, tell) if self.recorded else None
+        if told is None:
             event = Event(*torch.from_numpy(columns).to(self.device).unbind(0))
             found = first(self._step(Event(*(widened(column, rows) for column in event))), len(steps))
             keep(self._pool, event, found)
-            answer = tell(found.heads, seen(found))
-            told = lambda: fetched(answer)  # noqa: E731
+            told = partial(fetched, tell(found.heads, seen(found)))
         for step in steps:
             self._slots.keep(step.user_id, after(step))
         return told
+
+    def _replayed(self, columns: Numbers, rows: int, tell: Tell) -> Callable[[], Told] | None:
+        """A recorded pass; None where it cannot be recorded, which what is hidden now may be the reason for."""
+        try:
+            graph, kind = self._graph(rows, tell)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  # as when it is warmed up
+            self._record_no_more(error)
+            return None
+        numbers = graph.start(columns)
+        return lambda: unpacked(numbers(), kind)
 
     @property
     def recent_users(self) -> list[str]:
@@ -315,7 +335,7 @@ class StateCache:
         for step in steps:
             slot = self._slots.drop(step.user_id)
             if slot is not None:
-                for part in (*self._pool.keys_values, self._pool.pointed):
+                for part in (*self._pool.keys_values, self._pool.pointed, self._pool.recurrent):
                     part[slot : slot + 1] = 0
 
     def _placed(self, numbers: Sequence[int], steps: Sequence[Step], window: Callable[[int], Window]) -> dict[int, int]:
@@ -360,7 +380,7 @@ class StateCache:
             self._model, self._pool, torch.tensor(slots, device=self.device), batch.to(self.device), self._plain.narrow
         )
 
-    def _columns(self, steps: Sequence[Step], slots: Sequence[int]) -> Columns:
+    def _columns(self, steps: Sequence[Step], slots: Sequence[int]) -> Numbers:
         """The steps as an `Event`, [fields, B]."""
         names = self._vocabulary
         items = [self._identify(step.item, slot, names.items) for step, slot in zip(steps, slots, strict=True)]
@@ -390,6 +410,26 @@ class StateCache:
         identity = strange_identity(name, catalogue)
         self._strange[slot][identity] = name
         return catalogue.unknown_row(name), identity
+
+
+def made_up(user: int, event: int, names: Vocabulary) -> Step:
+    """The event of that number of somebody: of some item, which for every fifth user no model knows, with its category."""
+    known = names.items.names
+    item = known[(7 * user + event) % len(known)] if known and user % 5 else f"unknown {user % 2}"
+    return Step(
+        user_id=str(user),
+        partition=0,
+        before=event - 1,
+        offset=event,
+        start=0,
+        length=event + 1,
+        item=item,
+        behavior=names.behaviors.names[(user + event) % len(names.behaviors.names)],
+        category=names.categories.names[(user + event // 2) % len(names.categories.names)]
+        if names.categories.names
+        else None,
+        time_ms=61_000 * (user + event),
+    )
 
 
 def seen(found: Stepped) -> Seen:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+ALIKE = 0.95  # share of the names of lists that agree
+
 
 class Told(NamedTuple):
     """Answers to B windows: float64 and int64, `unknown` and `sound` bool; without categories those columns are empty."""
@@ -48,19 +50,23 @@ def fetched(told: Told) -> Told:
 
 
 def difference(one: Told, other: Told) -> float:
-    """The largest difference of two probabilities, waits in log seconds; infinite where a list or a number is missing. On the host."""
-    if not (one.sound.all() and other.sound.all() and torch.equal(one.unknown, other.unknown)):
+    """The largest difference of two probabilities or log waits; infinite where lists or anything else disagree. On the host.
+
+    Lists agree where nearly all of their names do: neighbours may change places within rounding.
+    """
+    for name in ("listed", "categories_listed", "unknown", "sound"):
+        if not torch.equal(getattr(one, name), getattr(other, name)):
+            return math.inf
+    lists = ((one.ids, other.ids), (one.category_ids, other.category_ids))
+    shares = [(a[:, :, None] == b[:, None]).any(-1) for a, b in lists]
+    shares.append(one.behaviors == other.behaviors)
+    if any(each.numel() and each.double().mean() < ALIKE for each in shares):
         return math.inf
-    parts = (one.probabilities, one.category_probabilities, one.mixes, one.goals, one.churns, one.seconds.log1p())
-    others = (
-        other.probabilities,
-        other.category_probabilities,
-        other.mixes,
-        other.goals,
-        other.churns,
-        other.seconds.log1p(),
-    )
-    return max((float((a - b).abs().max()) for a, b in zip(parts, others, strict=True) if a.numel()), default=0.0)
+    names = ("probabilities", "category_probabilities", "mixes", "goals", "churns", "seconds")
+    pairs = [(getattr(one, name), getattr(other, name)) for name in names]
+    pairs[-1] = one.seconds.log1p(), other.seconds.log1p()
+    off = [float((a - b).abs().nan_to_num(nan=math.inf).max()) for a, b in pairs if a.numel()]
+    return max(off, default=0.0)
 
 
 def _bits(column: Tensor) -> Tensor:

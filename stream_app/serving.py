@@ -35,9 +35,7 @@ def load_engine(settings: Settings) -> Engine:
         raise ArtifactError("no model: pass --model DIR or set NEXTMOVE_MODEL; `nextmove train` makes one")
     threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
     hidden = hidden_items(settings)
-    engine = _engine(model_directory(settings.model), settings, threads)
-    engine.hide(hidden)
-    return engine
+    return _engine(model_directory(settings.model), settings, threads, hidden)
 
 
 def hidden_items(settings: Settings) -> Hidden:
@@ -56,9 +54,11 @@ def load_successor(directory: Path, settings: Settings) -> Engine:
     return engine
 
 
-def _engine(directory: Path, settings: Settings, threads: int | None = None) -> Engine:
+def _engine(directory: Path, settings: Settings, threads: int | None = None, hidden: Hidden | None = None) -> Engine:
     device = choose_device(settings.device)
     engine = Engine.load(directory, device, settings.top_k, threads, settings.compile and can_compile(device))
+    if hidden is not None:
+        engine.hide(hidden)  # before anything is recorded
     if settings.states_mb:
         wanted = settings.states_precision
         dtype = fastest_dtype(device) if wanted == "auto" else getattr(torch, wanted)

@@ -110,7 +110,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options, their defaults filled in."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="toy sizes, two runs each: does it work at all?")
-    parser.add_argument("--suites", metavar="A,B,…", type=_names, default=list(SUITES), help=f"of {', '.join(SUITES)}")
+    parser.add_argument("--suites", metavar="A,B,…", type=_names, help=f"of {', '.join(SUITES)}")
     parser.add_argument("--paths", metavar="A,B,…", type=_names, help=f"of {', '.join(path.name for path in PATHS)}")
     parser.add_argument("--threads", metavar="A,B,…", help="cores, one pass for each (default: 1,2; 1 on a GPU)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -122,9 +122,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "gpu/, or with --quick to var/benchmarks/engine; with --json alone there is no report."
     )
     options = parser.parse_args(arguments)
-    for given, known in ((options.suites, SUITES), (options.paths or (), [path.name for path in PATHS])):
+    for given, known in ((options.suites or (), SUITES), (options.paths or (), [path.name for path in PATHS])):
         if unknown := set(given) - set(known):
             parser.error(f"no such suite or path: {', '.join(sorted(unknown))}")
+    if options.large and (options.device != "cuda" or options.quick):
+        parser.error("--large is for --device=cuda, and not for --quick")
+    if options.suites is None:
+        options.suites = [suite for suite in SUITES if suite != "step" or options.device == "cuda"]
     default = "1" if options.device == "cuda" or (os.cpu_count() or 1) < 2 else "1,2"
     options.threads = [int(each) for each in (options.threads or default).split(",")]
     return options

@@ -101,14 +101,11 @@ class Race:
 
 @contextmanager
 def race(entries: Sequence[Entry], setting: Setting) -> Iterator[Race]:
-    """The contestants, while they run; they start one after the other, or all at once where each may use any core."""
+    """The contestants, while they run; they start one after the other."""
     running = Race([])
     try:
-        if setting.device != "cpu":
-            running.running = {entry.name: Contestant(entry, setting) for entry in entries}
         for entry in entries:
-            if entry.name not in running.running:
-                running.running[entry.name] = Contestant(entry, setting)
+            running.running[entry.name] = Contestant(entry, setting)
             try:
                 running.running[entry.name].ask("started")
             except Failed as failure:

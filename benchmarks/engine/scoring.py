@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from model.scorer import BLOCK, Precision, Ranked, Scorer
+from model.scorer import BLOCK, ROOM, Precision, Ranked, Scorer
 
 WIDTH = 128
 RANK = 24  # dimensions that the vectors mostly lie in
@@ -70,7 +70,7 @@ def measure(
                 {
                     **one._asdict(),
                     "hidden": hidden,
-                    "block": block or BLOCK,
+                    "block": block or (BLOCK if device == "cpu" else BLOCK * ROOM),
                     "us_per_query": round(statistics.median(micros), 2),
                     "us_per_query_best": round(min(micros), 2),
                     "bytes": scorer.bytes,

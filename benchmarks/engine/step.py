@@ -31,7 +31,6 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
     return list(rows(setting))
 
 
-@torch.inference_mode()
 def rows(
     setting: Setting, counts: Sequence[int] = ROWS, ways: Sequence[tuple[torch.dtype, bool]] = WAYS
 ) -> Iterator[dict[str, Any]]:
@@ -44,6 +43,7 @@ def rows(
                 continue
             engine = Engine(parts, device=setting.device, top_k=setting.top_k, compiled=compiled)
             each = slot_bytes(parts.model, setting.window, dtype)
+            # outside of inference mode, as in the engine: compiled code takes many times as long with tensors made inside
             pool = filled(new_pool(parts.model, POOL_BYTES // each, setting.window, dtype, setting.device))
             step, answers = programs(engine, pool, dtype, compiled)
             for count in counts:
@@ -97,8 +97,9 @@ def programs(
     return step, answers
 
 
+@torch.inference_mode()
 def us_per_pass(program: Callable[[Tensor], Tensor], pool: Pool, rows: int, setting: Setting) -> float:
-    """Microseconds of the device for a pass of so many users of full windows, who are others each time."""
+    """Microseconds from pass to pass of so many users of full windows, who are others each time; their copies to and fro included."""
     slots, last = len(pool.item_ids), setting.window - 1
     given = []
     for users in torch.randperm(slots)[: slots // rows * rows].view(-1, rows)[:STARTS]:

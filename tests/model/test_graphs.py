@@ -16,32 +16,37 @@ from model.answers import NotFinite
 from model.engine import Engine
 from model.graphs import WAYS
 from model.hiding import Hidden
-from tests.model.test_state_cache import Stream, histories, keeping, live, parts, same, stream, whole
+from model.pool import slot_bytes
+from tests.model.test_state_cache import RULE, Stream, histories, keeping, live, parts, same, stream, whole
 
 __all__ = ["parts", "whole"]  # fixtures
 
 
 class Recorded:
-    """Like `model.graphs.Graph`, on the CPU."""
+    """Like `model.graphs.Graph`, on the CPU: what it reads and writes stays in its place, and so does what is on its way."""
 
     made: list["Recorded"]
 
     def __init__(self, program, nothing, memory):
         assert memory == "memory"
         self.program, self.filling, self.waiting, self.most = program, nothing.clone(), 0, 0
-        program(nothing.clone())  # recording runs it
+        self.given, self.found = nothing.clone(), program(nothing.clone())  # recording runs it
+        self.ways, self.starts = [torch.empty_like(self.found) for _ in range(WAYS)], 0
         self.made.append(self)
 
     def start(self, columns):
-        given, count = self.filling.clone(), columns.shape[1]
-        given[:, :count] = torch.from_numpy(columns)
-        found = self.program(given)
+        way, count = self.ways[self.starts % WAYS], columns.shape[1]
+        self.starts += 1
+        self.given.copy_(self.filling)
+        self.given[:, :count] = torch.from_numpy(columns)
+        self.found.copy_(self.program(self.given))
+        way.copy_(self.found)
         self.waiting += 1
         self.most = max(self.most, sum(each.waiting for each in self.made))
 
         def answers():
             self.waiting -= 1
-            return found[:count].clone()
+            return way[:count].clone()
 
         return answers
 
@@ -137,6 +142,55 @@ def test_what_was_recorded_wrongly_is_not_trusted(parts, whole, caplog, wrong):
         assert "passes are not recorded: they do not say what the program says" in caplog.text
         assert (engine.states.users, engine.states.counts.hits, engine.states.counts.refills) == (0, 0, 0)
         assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+
+
+def test_what_can_be_recorded_no_more_is_run(parts, whole, caplog):
+    """After something else was hidden, say: whoever asks gets an answer, and the states that were kept are gone on from."""
+    plain, hidden = Engine(parts, device="cpu"), Hidden(frozenset({"item-1"}))
+    windows, steps = stream(90, users=9)
+    with recording():
+        engine = keeping(parts, slots=9)
+        assert same(engine.predict(Stream(windows[:45], steps[:45])), whole.predict(windows[:45])) < 1e-5
+
+        def refuse(*_):
+            raise RuntimeError("operation not permitted")
+
+        hits = engine.states.counts.hits
+        engine.hide(hidden)
+        plain.hide(hidden)
+        with mock.patch.object(state_cache, "Graph", refuse):
+            answers = engine.predict(Stream(windows[45:], steps[45:]))
+        assert same(answers, plain.predict(windows[45:])) < 1e-5
+        assert engine.states.counts.hits > hits
+        assert not engine.states.recorded
+        assert "passes are not recorded: operation not permitted" in caplog.text
+
+
+def test_sizes_are_those_that_there_is_room_for(parts):
+    """A GPU's passes are of up to 2,048 users, but nobody has to have room for so many."""
+    each = slot_bytes(parts.model, RULE.events, torch.float32)
+    with recording():
+        engine = Engine(parts, device="cpu")
+        engine.keep_states(301 * each)
+        assert (engine.states.room, engine.states.buckets) == (300, (8, 64, 256))
+        with pytest.raises(ValueError, match="hold the states of 255 users, .* at least 256 are needed"):
+            engine.keep_states(256 * each)
+
+
+def test_sizes_for_which_there_is_no_memory_are_left_out(parts, whole, caplog):
+    class Cramped(Recorded):
+        def __init__(self, program, nothing, memory):
+            if nothing.shape[1] > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            super().__init__(program, nothing, memory)
+
+    windows, steps = stream(60, users=9)
+    with recording(), mock.patch.object(state_cache, "Graph", Cramped):
+        engine = keeping(parts, slots=16, buckets=(1, 4, 8, 16))
+        assert engine.states.recorded
+        assert engine.states.buckets == (1, 4)
+        assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+    assert "there is no memory for passes of 16 users" in caplog.text
 
 
 def test_an_answer_that_is_not_finite_leaves_nothing_behind(parts, whole):

@@ -40,19 +40,38 @@ def test_what_was_packed_is_unpacked_to_the_bit(data, windows, listed, behaviors
         assert torch.equal(one, other)
 
 
-def test_the_difference_of_answers_is_the_largest_of_a_probability_or_a_log_wait():
-    def one(probability, seconds, sound=True):
-        number, none = torch.tensor([[0.5]]).double(), torch.zeros(1, 0)
-        whole = torch.zeros(1, 1, dtype=torch.int64)
-        return Told(
-            torch.tensor([[probability]]).double(), whole, whole, whole[:, 0], none.double(), none.long(), whole[:, 0],
-            torch.tensor([False]), number, number[:, 0], number[:, 0], torch.tensor([[seconds]]).double(), torch.tensor([sound]),
-        )  # fmt: skip
+def answer(probability=0.25, seconds=1.0, item=3, behavior=1, listed=1, churn=0.5):
+    """To one window, without categories."""
+    number, none = torch.tensor([[0.5]]).double(), torch.zeros(1, 0)
+    return Told(
+        probabilities=torch.tensor([[probability]]).double(),
+        ids=torch.tensor([[item]]),
+        behaviors=torch.tensor([[behavior]]),
+        listed=torch.tensor([listed]),
+        category_probabilities=none.double(),
+        category_ids=none.long(),
+        categories_listed=torch.tensor([0]),
+        unknown=torch.tensor([False]),
+        mixes=number,
+        goals=number[:, 0],
+        churns=torch.tensor([churn]).double(),
+        seconds=torch.tensor([[seconds]]).double(),
+        sound=torch.tensor([True]),
+    )
 
-    assert difference(one(0.25, 1.0), one(0.25, 1.0)) == 0
-    assert difference(one(0.25, 1.0), one(0.5, 1.0)) == 0.5 - 0.25
-    assert difference(one(0.25, 1.0), one(0.25, 3.0)) == pytest.approx(math.log((1 + 3) / (1 + 1)))
-    assert difference(one(0.25, 1.0), one(0.25, 1.0, sound=False)) == math.inf
+
+def test_the_difference_of_answers_is_the_largest_of_a_probability_or_a_log_wait():
+    assert difference(answer(), answer()) == 0
+    assert difference(answer(probability=0.25), answer(probability=0.5)) == 0.5 - 0.25
+    assert difference(answer(seconds=1.0), answer(seconds=3.0)) == pytest.approx(math.log((1 + 3) / (1 + 1)))
+
+
+@pytest.mark.parametrize(
+    "other", [{"item": 4}, {"behavior": 2}, {"listed": 0}, {"churn": math.nan}, {"probability": math.nan}]
+)
+def test_other_lists_and_what_is_no_number_are_infinitely_different(other):
+    assert difference(answer(), answer(**other)) == math.inf
+    assert difference(answer(**other), answer()) == math.inf
 
 
 def test_what_is_on_the_host_stays_as_it_is():

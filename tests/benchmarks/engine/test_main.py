@@ -66,6 +66,19 @@ def test_without_a_gpu_nothing_is_measured_on_one(tmp_path: Path, monkeypatch: p
     assert not figures.exists()
 
 
+def test_large_is_for_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a CPU its figures would take the place of the others."""
+    for arguments in (["--large"], ["--large", "--device=cuda", "--quick"]):
+        with pytest.raises(SystemExit):
+            program.parse(arguments)
+        assert "--large is for --device=cuda" in capsys.readouterr().err
+
+
+def test_a_step_on_the_device_is_a_suite_where_there_is_one() -> None:
+    assert "step" not in program.parse([]).suites
+    assert "step" in program.parse(["--device=cuda"]).suites
+
+
 def test_what_is_not_measured_again_is_kept() -> None:
     old = {
         "throughput": [{"path": "a", "threads": 1, "x": 0}, {"path": "a", "threads": 2, "x": 0}],
