@@ -31,9 +31,8 @@ LIMIT = 256  # programs of one function, of all models; torch gives up beyond
 
 def can_compile(device: str = "cpu") -> bool:
     """Whether this machine can compile for a device."""
-    if device.startswith(
-        "cuda"
-    ):  # triton brings the compiler for the device, and needs one in C for what starts its kernels
+    if device.startswith("cuda"):
+        # triton brings the compiler for the device, and needs one for C for what starts its kernels
         return torch.cuda.is_available() and any(map(shutil.which, ("cc", "gcc", "clang")))
     from torch._inductor import config  # a heavy import: only where somebody asks
 
@@ -65,12 +64,13 @@ def compiled(
 
     @wraps(program)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        if one_for_all_batches:
-            for batch in tree_leaves(args[-2:]):
-                torch._dynamo.maybe_mark_dynamic(batch, 0)  # noqa: SLF001  # public by its documentation
+        """What the program says to the same arguments."""
         nonlocal plain
         if plain:
             return program(*args, **kwargs)
+        if one_for_all_batches:
+            for batch in tree_leaves(args[-2:]):
+                torch._dynamo.maybe_mark_dynamic(batch, 0)  # noqa: SLF001  # public by its documentation
         with ONE_AT_A_TIME:
             # Public by its documentation, and in newer versions of each thread; one compilation per bucket and model
             torch._dynamo.config.recompile_limit = LIMIT  # noqa: SLF001

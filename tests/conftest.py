@@ -21,9 +21,8 @@ def pytest_collection_modifyitems(config, items):
     """Tests of a GPU are for machines that have one."""
     if torch.cuda.is_available():
         return
-    without = [item for item in items if item.get_closest_marker("gpu") is None]
-    config.hook.pytest_deselected(items=[item for item in items if item not in without])
-    items[:] = without
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("gpu")])
+    items[:] = [item for item in items if not item.get_closest_marker("gpu")]
 
 
 @pytest.fixture(autouse=True)
