@@ -109,6 +109,19 @@ def test_what_is_hidden_later_is_recorded_anew(parts):
     assert counts[0] < counts[1] < counts[2]
 
 
+def test_what_is_hidden_already_is_recorded_once(parts):
+    """What was compared at the start is what answers."""
+    engine = Engine(parts, device="cpu")
+    engine.hide(Hidden(frozenset({"item-1"})))
+    windows, steps = stream(30, users=9)
+    with recording() as made:
+        engine.keep_states(1 << 24, buckets=(1, 4))
+        before = len(made)
+        answers = engine.predict(Stream(windows, steps))
+        assert len(made) == before > 0
+    assert "item-1" not in {item["item_id"] for answer in answers for item in answer.next_items}
+
+
 def test_what_cannot_be_recorded_is_run(parts, whole, caplog):
     def refuse(*_):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
