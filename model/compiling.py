@@ -1,6 +1,7 @@
-"""Compiled programs where a C++ compiler is on the machine, and the plain ones where there is none.
+"""Whether a machine can compile, and programs compiled when they are called (torch.compile), as a GPU's are.
 
-Compiled code is cached on disk (torch's own cache; `TORCHINDUCTOR_CACHE_DIR` moves it), so that a restart is fast.
+Compiled code is cached on disk (torch's own cache; `TORCHINDUCTOR_CACHE_DIR` moves it), but traced again by each process; what
+is for a CPU is therefore compiled ahead of time, see `model.ahead_of_time`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ LIMIT = 256  # programs of one function, of all models; torch gives up beyond
 
 
 def can_compile(device: str = "cpu") -> bool:
-    """Whether this machine can compile for a device."""
+    """Whether this machine can compile for a device, and nobody has switched that off (`TORCH_COMPILE_DISABLE=1`)."""
+    if torch._dynamo.config.disable:  # noqa: SLF001  # public by its documentation
+        return False
     if device.startswith("cuda"):
         # triton brings the compiler for the device, and needs one for C for what starts its kernels
         return torch.cuda.is_available() and any(map(shutil.which, ("cc", "gcc", "clang")))

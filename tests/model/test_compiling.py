@@ -15,6 +15,12 @@ def test_a_compiler_is_looked_for(monkeypatch):
     assert not can_compile("cpu")
 
 
+def test_nothing_is_compiled_where_somebody_switched_it_off():
+    assert can_compile()
+    with torch._dynamo.config.patch(disable=True):
+        assert not can_compile()
+
+
 def test_without_a_gpu_nothing_is_compiled_for_one(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert not can_compile("cuda")

@@ -23,7 +23,7 @@ FIGURES = {
 
 
 def test_every_event_is_answered_and_figures_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # toy programs are not worth the minute that compiling them takes
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")  # toy programs are not worth the minute that compiling them takes
     figures = tmp_path / "figures.json"
     arguments = [
         "--quick",

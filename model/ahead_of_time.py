@@ -1,0 +1,301 @@
+"""Programs for the CPU, compiled ahead of time: each is a library on disk, which the next process loads in a tenth of a second.
+
+torch.export traces a program once, and AOTInductor makes a library of what it finds; to load that nothing is traced. A library is
+for one kind of arguments: which dimensions may have any size is said beforehand, and all else about the arguments is fixed.
+Libraries lie beside torch's own cache (`TORCHINDUCTOR_CACHE_DIR` moves both), under a name that says all that they depend on:
+torch, the processor, the number of threads, this package's code, and the kind of arguments.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import platform
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from model.compiling import ONE_AT_A_TIME
+
+log = logging.getLogger("nextmove")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXAMPLE = 37  # a size that is nothing else's: what is traced must not take two sizes for one
+
+WITHOUT_WEIGHTS = {
+    "aot_inductor.package_constants_in_so": False,
+    "always_keep_tensor_constants": True,
+}  # small ones neither
+
+
+class Size(NamedTuple):
+    """A dimension of any size that is a multiple of `multiple` and at least `least` times that; a smaller one is fixed."""
+
+    name: str
+    least: int = 2
+    multiple: int = 1
+
+    def fits(self, size: int) -> bool:
+        """Whether a library for any size is one for this."""
+        return size % self.multiple == 0 and size >= self.least * self.multiple
+
+
+Sizes = Mapping[int, Size]  # by dimension; those that are not named are fixed
+Kind = tuple[Any, ...]
+
+
+class AheadOfTime(Generic[P, R]):
+    """A program of tensors, whose answer it gives; arguments are tensors, tuples of them, numbers and None.
+
+    `sizes` says of the same arguments which dimensions may have any size: the arguments' structure with `Sizes` in the place
+    of tensors. It is asked when arguments have shapes that were not seen before. `about` is what the program depends on besides its
+    arguments and the code of this package. Compiled when first called with a kind of arguments, if no library is on
+    disk; where that fails it raises, or with `or_plain` the program goes on as it is, and says so. Not for several threads at once.
+    """
+
+    def __init__(
+        self,
+        program: Callable[P, R],
+        sizes: Callable[..., Any],
+        *,
+        about: str = "",
+        options: Mapping[str, Any] | None = None,
+        or_plain: bool = False,
+    ) -> None:
+        self._program: Callable[..., R] = program
+        self._sizes, self._about, self._or_plain = sizes, about, or_plain
+        self._options = dict(options or {})
+        self._libraries: dict[Kind, Callable[[list[Tensor]], R]] = {}
+        self._known: dict[Kind, Callable[[list[Tensor]], R]] = {}  # by all sizes
+        self._plain = False
+
+    def __call__(self, *args: P.args, **_: P.kwargs) -> R:
+        """What the program says to these arguments, which have no names."""
+        tensors: list[Tensor] = []
+        shapes = signature(args, tensors)
+        if shapes not in self._known:
+            if self._plain:
+                return self._program(*args, **_)
+            try:
+                self._known[shapes] = self._library(args, tensors)
+            except Exception as error:
+                if not self._or_plain:
+                    raise
+                self._plain = True
+                name = getattr(self._program, "__name__", type(self._program).__name__)
+                log.warning("%s is not compiled: %s", name, " ".join(str(error).split())[:200])
+                return self._program(*args, **_)
+        return self._known[shapes](tensors)
+
+    def _library(self, args: tuple[Any, ...], tensors: list[Tensor]) -> Callable[[list[Tensor]], R]:
+        sizes = [
+            {place: size for place, size in of_one.items() if size.fits(tensor.shape[place])}
+            for tensor, of_one in zip(tensors, _leaves(self._sizes(*args), Mapping), strict=True)
+        ]
+        fixed = tuple(
+            (tensor.dtype, *(one.get(place, size) for place, size in enumerate(tensor.shape)))
+            for tensor, one in zip(tensors, sizes, strict=True)
+        )
+        kind = (_shape(args), fixed)
+        if kind not in self._libraries:
+            self._libraries[kind] = self._loaded(args, tensors, sizes, kind)
+        return self._libraries[kind]
+
+    def _loaded(
+        self, args: tuple[Any, ...], tensors: list[Tensor], sizes: Sequence[Sizes], kind: Kind
+    ) -> Callable[[list[Tensor]], R]:
+        flat = _Flat(self._program, args).eval()
+        weights = {**dict(flat.named_parameters()), **dict(flat.named_buffers())}
+        name = getattr(self._program, "__qualname__", type(self._program).__qualname__)
+        path = folder() / f"{named(name, self._about, sorted(self._options.items()), kind)}.pt2"
+        examples = _examples(tensors, sizes)
+        with ONE_AT_A_TIME:
+            try:
+                loader = _load(path)
+            except RuntimeError:  # there is none, or not a whole one
+                _build(flat, sizes, examples, self._options, path)
+                loader = _load(path)
+        used = loader.get_constant_fqns()
+        loader.load_constants({name: weights[name].detach() for name in used}, False, True, True)  # the same memory
+        like = self._program(*_rebuilt(flat.args, iter(examples)))
+
+        def run(tensors: list[Tensor]) -> R:
+            answers = loader.boxed_run([each.contiguous() for each in tensors])
+            return _rebuilt(like, iter(answers))  # type: ignore[no-any-return]  # of that type
+
+        return run
+
+
+def signature(args: tuple[Any, ...], tensors: list[Tensor]) -> Kind:
+    """All that there is to know about arguments but the numbers; their tensors are added to the list."""
+    found: list[Any] = []
+    for each in args:
+        if isinstance(each, Tensor):
+            tensors.append(each)
+            found.append((each.dtype, each.shape))
+        else:
+            found.append(signature(each, tensors) if isinstance(each, tuple) else each)
+    return tuple(found)
+
+
+def named(*parts: Any) -> str:
+    """A name for what depends on these parts, and on what every library depends on."""
+    return sha256(repr((_everywhere(), torch.get_num_threads(), parts)).encode()).hexdigest()[:32]
+
+
+def folder() -> Path:
+    """Where libraries lie."""
+    ours = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    above = Path(ours) if ours else Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+    return above / "ahead_of_time"
+
+
+@cache
+def _everywhere() -> tuple[str, ...]:
+    """torch, the processor, and this package's code."""
+    code = sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(source.read_bytes())
+    try:
+        described = Path("/proc/cpuinfo").read_text()
+        processor = next(line for line in described.splitlines() if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        processor = f"{platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
+    return torch.__version__, platform.machine(), processor, code.hexdigest()
+
+
+class _Flat(nn.Module):
+    """The program as a function of its tensors alone, [tensors of the arguments] → [tensors of the answer]."""
+
+    def __init__(self, program: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.program, self.args = program, _shape(args)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_leaves(self.program(*_rebuilt(self.args, iter(tensors))), Tensor))
+
+
+class _Here(NamedTuple):
+    """The place of a tensor."""
+
+
+def _shape(part: Any) -> Any:
+    """The structure without the tensors."""
+    if isinstance(part, Tensor):
+        return _Here()
+    if isinstance(part, tuple) and not isinstance(part, _Here):
+        parts = [_shape(one) for one in part]
+        return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
+    return part
+
+
+def _rebuilt(like: Any, tensors: Iterator[Tensor]) -> Any:
+    """The structure with these tensors in the place of its own."""
+    if isinstance(like, Tensor | _Here):
+        return next(tensors)
+    if is_dataclass(like):
+        return type(like)(*[_rebuilt(getattr(like, one.name), tensors) for one in fields(like)])  # type: ignore[misc]  # an object
+    if isinstance(like, tuple):
+        parts = [_rebuilt(one, tensors) for one in like]
+        return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+    return like
+
+
+def _leaves(part: Any, kind: type) -> list[Any]:
+    """What is of this kind, in order."""
+    if isinstance(part, kind):
+        return [part]
+    if is_dataclass(part):
+        part = tuple([getattr(part, one.name) for one in fields(part)])
+    return [leaf for one in part for leaf in _leaves(one, kind)] if isinstance(part, tuple) else []
+
+
+def _examples(tensors: Sequence[Tensor], sizes: Sequence[Sizes]) -> list[Tensor]:
+    """Small tensors of nothing, in which each of the dimensions of any size has a size of its own."""
+    numbers: dict[str, int] = {}
+    examples = []
+    for tensor, of_one in zip(tensors, sizes, strict=True):
+        shape = list(tensor.shape)
+        for place, size in of_one.items():
+            number = max(EXAMPLE + 2 * len(numbers), size.least)
+            shape[place] = size.multiple * numbers.setdefault(size.name, number)
+        examples.append(torch.zeros(shape, dtype=tensor.dtype, device=tensor.device))
+    return examples
+
+
+def _load(path: Path) -> Any:
+    """What runs a library. Raises RuntimeError."""
+    # Public by its documentation only under a name that imports all of the compiler
+    return torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)  # noqa: SLF001
+
+
+def _build(
+    flat: nn.Module,
+    sizes: Sequence[Sizes],
+    examples: Sequence[Tensor],
+    options: Mapping[str, Any],
+    path: Path,
+) -> None:
+    """Compiles a library of this name; whole or not at all."""
+    from torch._inductor import aoti_compile_and_package
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = {size.name: size for of_one in sizes for size in of_one.values()}
+    any_ = {name: torch.export.Dim(name, min=size.least) for name, size in names.items()}
+    dims = [
+        {
+            place: any_[size.name] * size.multiple if size.multiple > 1 else any_[size.name]
+            for place, size in one.items()
+        }
+        for one in sizes
+    ]
+    with (
+        warnings.catch_warnings(action="ignore"),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        tempfile.TemporaryDirectory(dir=path.parent) as aside,
+    ):
+        given = tuple(torch.zeros_like(each) for each in examples)  # none that were made in inference mode
+        exported = torch.export.export(flat, given, dynamic_shapes=(tuple(dims),), strict=True)
+        for graph in exported.graph_module.modules():
+            if isinstance(graph, torch.fx.GraphModule):
+                _drop_types(graph)
+        built = aoti_compile_and_package(
+            exported,
+            package_path=str(Path(aside) / "library.pt2"),
+            inductor_configs={**options, **WITHOUT_WEIGHTS},
+        )
+        left_out = set(_load(Path(built)).get_constant_fqns())
+        if left_out != _weights_in(exported):
+            raise RuntimeError(
+                f"weights became part of the code: {', '.join(sorted(_weights_in(exported) - left_out))}"
+            )
+        Path(built).replace(path)
+
+
+def _weights_in(exported: torch.export.ExportedProgram) -> set[str]:
+    """The names of those that a program looks at."""
+    signature = exported.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    return {
+        names[node.name] for node in exported.graph.find_nodes(op="placeholder") if node.users and node.name in names
+    }
+
+
+def _drop_types(graph: torch.fx.GraphModule) -> None:
+    """Without what makes sure of types: those below autocast are settled later."""
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:  # noqa: SLF001
+            graph.graph.erase_node(node)
+    graph.recompile()

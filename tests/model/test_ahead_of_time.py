@@ -1,0 +1,179 @@
+"""Programs as libraries on disk."""
+
+import shutil
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from model import ahead_of_time
+from model.ahead_of_time import AheadOfTime, Size
+
+ROWS, COLUMNS = Size("rows"), Size("columns", least=1, multiple=4)
+
+
+class Pair(NamedTuple):
+    left: Tensor  # [R, C]
+    right: Tensor  # [C]
+
+
+def program(pair: Pair, factor: Tensor | None, power: int) -> tuple[Tensor, None, Pair]:
+    scaled = pair.left * pair.right * (1.0 if factor is None else factor[:, None])
+    return scaled.sum(1) ** power, None, Pair(scaled, pair.right + len(scaled))
+
+
+def of_program(pair: Pair, factor: Tensor | None, power: int):
+    return ({0: ROWS, 1: COLUMNS}, {0: COLUMNS}), factor is not None and {0: ROWS}, power
+
+
+def asked(rows: int, columns: int, *, factor: bool = True, seed: int = 0):
+    numbers = torch.Generator().manual_seed(seed)
+    pair = Pair(torch.rand(rows, columns, generator=numbers), torch.rand(columns, generator=numbers))
+    return pair, torch.rand(rows, generator=numbers) if factor else None, 2
+
+
+def check(found, given):
+    wanted = program(*given)
+    assert type(found[2]) is Pair
+    assert found[1] is None
+    for one, other in zip((found[0], *found[2]), (wanted[0], *wanted[2]), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("libraries")
+
+
+@pytest.fixture
+def built(place, monkeypatch):
+    """The names of what is compiled."""
+    names: list[str] = []
+    build = ahead_of_time._build
+
+    def noting(flat, sizes, examples, options, path):
+        build(flat, sizes, examples, options, path)
+        names.append(path.name)
+
+    monkeypatch.setattr(ahead_of_time, "folder", lambda: place)
+    monkeypatch.setattr(ahead_of_time, "_build", noting)
+    return names
+
+
+def test_one_library_is_for_all_sizes_and_the_next_process_finds_it(built):
+    run = AheadOfTime(program, of_program)
+    for rows, columns in ((3, 8), (2, 4), (500, 4), (37, 40)):
+        check(run(*asked(rows, columns)), asked(rows, columns))
+    assert len(built) <= 1
+    later = AheadOfTime(program, of_program)
+    check(later(*asked(5, 12)), asked(5, 12))
+    assert len(built) <= 1
+
+
+@pytest.fixture(scope="module")
+def at_hand(place):
+    """Nothing is compiled twice, so that examples are quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ahead_of_time, "folder", lambda: place)
+        yield AheadOfTime(program, of_program)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(2, 300), st.integers(1, 50), st.integers(0, 99))
+def test_it_says_what_the_program_says(at_hand, rows, fours, seed):
+    check(at_hand(*asked(rows, 4 * fours, seed=seed)), asked(rows, 4 * fours, seed=seed))
+
+
+@pytest.mark.parametrize(("rows", "columns", "factor"), [(1, 8, True), (5, 6, True), (5, 8, False)])
+def test_what_does_not_fit_has_a_library_of_its_own(built, rows, columns, factor):
+    """One row, columns that are no multiple, and an argument that is not there."""
+    run = AheadOfTime(program, of_program)
+    run(*asked(5, 8))
+    before = len(built)
+    check(run(*asked(rows, columns, factor=factor)), asked(rows, columns, factor=factor))
+    assert len(built) - before == 1
+
+
+def test_columns_of_a_matrix_are_arguments_as_good_as_any(built):
+    pair, factor, power = asked(6, 16)
+    wide = Pair(pair.left.t().contiguous().t()[:, ::2], pair.right[::2])
+    check(AheadOfTime(program, of_program)(wide, factor, power), (wide, factor, power))
+
+
+def test_weights_are_the_modules_own(built):
+    """Nothing of them is in the library: another module of the kind needs no new one, and what is learned later counts."""
+
+    def sizes(_):
+        return ({0: ROWS},)
+
+    one, other = (nn.Linear(8, 3).eval().requires_grad_(requires_grad=False) for _ in range(2))
+    x = torch.rand(4, 8)
+    runs = [AheadOfTime(each, sizes, about="8 to 3") for each in (one, other)]
+    for each, run in zip((one, other), runs, strict=True):
+        torch.testing.assert_close(run(x), each(x))
+    assert len(built) == 1
+    one.weight.mul_(2)
+    torch.testing.assert_close(runs[0](x), one(x))
+
+
+def test_what_is_overwritten_is_overwritten_once(built):
+    def program(sums, added):
+        sums.add_(added)
+        return sums * 2
+
+    sums, added = torch.zeros(5), torch.arange(5.0)
+    run = AheadOfTime(program, lambda *_: ({0: ROWS}, {0: ROWS}))
+    assert run(sums, added).tolist() == [0, 2, 4, 6, 8]
+    assert sums.tolist() == [0, 1, 2, 3, 4]
+    assert run(sums, added).tolist() == [0, 4, 8, 12, 16]
+
+
+def test_what_is_no_library_is_compiled_again(built, place):
+    run = AheadOfTime(program, of_program, about="broken")
+    check(run(*asked(5, 8)), asked(5, 8))
+    (place / built[-1]).write_bytes(b"half of it")
+    check(AheadOfTime(program, of_program, about="broken")(*asked(5, 8)), asked(5, 8))
+    assert built[-2:] == [built[-1]] * 2
+
+
+def test_names_tell_all_that_a_library_depends_on(monkeypatch):
+    names = [ahead_of_time.named("program", kind) for kind in (1, 2)]
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    names.append(ahead_of_time.named("program", 1))
+    monkeypatch.setattr(ahead_of_time, "_everywhere", lambda: ("another torch",))
+    names.append(ahead_of_time.named("program", 1))
+    assert len(set(names)) == 4
+
+
+def test_another_processor_or_other_code_is_another_place(monkeypatch, tmp_path):
+    here = ahead_of_time._everywhere.__wrapped__
+    before = here()
+    for source in (ahead_of_time.Path(ahead_of_time.__file__).parent).glob("*.py"):
+        shutil.copy(source, tmp_path)
+    monkeypatch.setattr(ahead_of_time, "__file__", str(tmp_path / "ahead_of_time.py"))
+    assert here() == before
+    (tmp_path / "incremental.py").write_text("# other code")
+    assert here() != before
+
+
+def test_what_does_not_compile_raises_or_is_run_as_it_is(monkeypatch, built, caplog):
+    def refuse(*_):
+        raise RuntimeError("no C++ compiler\nfound")
+
+    monkeypatch.setattr(ahead_of_time, "_build", refuse)
+    with pytest.raises(RuntimeError, match="no C"):
+        AheadOfTime(program, of_program, about="never")(*asked(5, 8))
+    run = AheadOfTime(program, of_program, about="never", or_plain=True)
+    for _ in range(2):
+        check(run(*asked(5, 8)), asked(5, 8))
+    assert caplog.messages == ["program is not compiled: no C++ compiler found"]
+
+
+def test_two_dimensions_that_are_one_must_be_said_to_be(built):
+    """What is traced with sizes of its own finds that out, before anything is answered wrongly."""
+    with pytest.raises(RuntimeError, match="must match the size of tensor b"):
+        AheadOfTime(lambda x, y: x * y, lambda *_: ({0: Size("a")}, {0: Size("b")}))(torch.rand(5), torch.rand(5))
