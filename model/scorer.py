@@ -11,15 +11,14 @@ denominator and is never listed. Knows nothing of items.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Literal, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.compiling import compiled as compile_program
+from model.scoring_library import compile_for, of_choose, of_conclude, of_dot, of_rank, of_reduce
 from model.topk import first_k
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -38,9 +37,6 @@ LANES = 16  # a multiple of which queries are padded to: the width of a vector r
 HIDDEN = torch.iinfo(torch.int32).min  # no sum of products of int8 values is that small
 LOWEST = torch.finfo(torch.float32).min
 CELLS = 1 << 18  # numbers gathered at once, 1 MB: what the cache holds
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Ranked(NamedTuple):
@@ -80,8 +76,8 @@ class Scorer:
     """A catalogue ready for scoring; shares float32 vectors [N + 1, D] and bias [N + 1] with its maker. Not thread-safe.
 
     `precision` is that of the first stage: a list of lower precision may miss a class whose logit is level with the k-th
-    to within the rounding. `banned` classes are neither listed nor counted. With `compiled`, torch.compile fuses what
-    follows the product, which needs a C++ compiler on the machine.
+    to within the rounding. `banned` classes are neither listed nor counted. With `compiled`, what follows the product is
+    fused, which needs a C++ compiler on the machine.
     """
 
     def __init__(
@@ -113,12 +109,12 @@ class Scorer:
         self._table = prepare(vectors[:whole], allowed[:whole], precision)
         self._exact = Exact(vectors, bias, allowed, torch.arange(whole, len(bias), device=bias.device))
         self._compiled = compiled
-        compile_ = partial(compile_for, vectors.device.type)
-        self._reduce = compile_(reduce_fused) if compiled else reduce
-        self._choose = compile_(choose) if compiled else choose
-        self._conclude = compile_(conclude) if compiled else conclude
-        self._rank = compile_(rank) if compiled else rank
-        self._dot = compile_(dot) if compiled and vectors.device.type == "cpu" else dot
+        kind = vectors.device.type
+        self._reduce = compile_for(kind, reduce_fused, of_reduce) if compiled else reduce
+        self._choose = compile_for(kind, choose, of_choose) if compiled else choose
+        self._conclude = compile_for(kind, conclude, of_conclude) if compiled else conclude
+        self._rank = compile_for(kind, rank, of_rank) if compiled else rank
+        self._dot = compile_for(kind, dot, of_dot) if compiled and kind == "cpu" else dot
 
     @property
     def device(self) -> torch.device:
@@ -311,18 +307,6 @@ def log_sum(best: Tensor, mass: Tensor, dim: int) -> Tensor:
     """Log Σ exp over groups of which each has a `mass` relative to its best."""
     most = best.amax(dim, keepdim=True).clamp(min=LOWEST)
     return ((best - most).exp() * mass).sum(dim).log() + most.squeeze(dim)
-
-
-def compile_for(device: str, function: Callable[P, R]) -> Callable[P, R]:
-    """One loop for all shapes; nothing between is written to memory, however often it is read."""
-    if device != "cpu":
-        tiling = {
-            "triton.coalesce_tiling_analysis": False
-        }  # does not apply to dynamic shapes, and fails for some of them
-        return compile_program(function, dynamic=True, or_plain=True, options=tiling)
-    limits = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
-    fused = {"cpp.enable_floating_point_contract_flag": "fast"}  # a product and a sum as one instruction
-    return compile_program(function, dynamic=True, options=limits | fused)
 
 
 def prepare(vectors: Tensor, offsets: Tensor, precision: Precision) -> Table:

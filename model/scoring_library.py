@@ -1,0 +1,63 @@
+"""What scoring is made of as compiled code: which dimensions may have any size, and what its loops need from the compiler.
+
+B queries, R rows of a catalogue, G groups, H hidden classes, L loose ones; see `model.scorer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from model.ahead_of_time import AheadOfTime, Size
+from model.compiling import compiled
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+QUERIES, ROWS, LOOSE, HIDDEN = (
+    Size("queries"),
+    Size("rows"),
+    Size("loose"),
+    Size("hidden"),
+)  # one query: code of its own
+
+
+def compile_for(device: str, function: Callable[P, R], sizes: Callable[..., Any]) -> Callable[P, R]:
+    """One loop for all sizes; nothing between is written to memory, however often it is read. What does not compile is run as it is."""
+    if device != "cpu":
+        tiling = {
+            "triton.coalesce_tiling_analysis": False
+        }  # does not apply to dynamic shapes, and fails for some of them
+        return compiled(function, dynamic=True, or_plain=True, options=tiling)
+    limits = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
+    fused = {"cpp.enable_floating_point_contract_flag": "fast"}  # a product and a sum as one instruction
+    return AheadOfTime(function, sizes, options=limits | fused, or_plain=True)
+
+
+def of_reduce(scores: Any, offsets: Any, scales: Any, steps: Any) -> tuple[Any, ...]:  # arguments as the program's
+    """Scores [32 · n, B]."""
+    rows = Size("pairs", least=1, multiple=32)
+    return {0: rows, 1: QUERIES}, {0: rows}, scales is not None and {0: rows}, steps is not None and {0: QUERIES}
+
+
+def of_choose(best: Any, mass: Any, keep: int) -> tuple[Any, ...]:
+    """Groups [16 · g, B], at least `keep` squares of them."""
+    groups = {0: Size("squares", least=keep, multiple=16), 1: QUERIES}
+    return groups, groups, keep
+
+
+def of_conclude(exact: Any, queries: Any, groups: Any, rest: Any, hidden: Any, k: int) -> tuple[Any, ...]:
+    """Any catalogue, and any number of queries and of hidden classes."""
+    catalogue = ({0: ROWS}, {0: ROWS}, {0: ROWS}, {0: LOOSE})
+    return catalogue, {0: QUERIES}, {0: QUERIES}, {0: QUERIES}, hidden is not None and {0: QUERIES, 1: HIDDEN}
+
+
+def of_rank(exact: Any, queries: Any, hidden: Any, k: int) -> tuple[Any, ...]:
+    """Any catalogue of at least k rows."""
+    rows = {0: Size("rows", least=max(2, k))}
+    return (rows, rows, rows, {0: LOOSE}), {0: QUERIES}, hidden is not None and {0: QUERIES, 1: HIDDEN}
+
+
+def of_dot(vectors: Any, queries: Any, classes: Any) -> tuple[Any, ...]:
+    """Any catalogue, and any number of queries and classes."""
+    return {0: ROWS}, {0: QUERIES}, {0: QUERIES, 1: Size("classes")}
