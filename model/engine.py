@@ -32,7 +32,8 @@ from model.network import NextMoveModel
 from model.passes import spans
 from model.scorer import Precision
 from model.slots import Kept
-from model.state_cache import StateCache, Tell, strange_identity
+from model.state_cache import StateCache, strange_identity
+from model.stepper import Tell
 from model.told import Told, fetched
 from model.vocabulary import Vocabulary
 from model.window import Past, Steps, Window, WindowRule
@@ -137,7 +138,7 @@ class Engine:
         if states is None:
             return Kept(device_fallbacks=self._fallbacks)
         counts = states.counts
-        held = (states.users, states.bytes, states.compiled)
+        held = (states.users, states.bytes, states.stepper.compiled)
         return Kept(counts.hits, counts.refills, counts.evictions, *held, counts.restored, self._fallbacks)
 
     def warm(self) -> None:

@@ -10,6 +10,7 @@ B batch, S slots, W events of a window, D width, H heads, K heads of keys and va
 from __future__ import annotations
 
 import math
+from copy import deepcopy as copy_of
 from typing import NamedTuple
 
 import torch
@@ -28,10 +29,16 @@ class Step(nn.Module):
     """The network's answer to one more event of each of B users; see `Pool`. Changes nothing."""
 
     def __init__(self, model: NextMoveModel, narrow: torch.dtype | None = None) -> None:
-        """With `narrow`, products of the blocks and pointers are computed in that type."""
+        """With `narrow`, products of the blocks and pointers are computed in that type, with a copy of the blocks' weights in it."""
         super().__init__()
         self.model = model
         self.narrow = narrow
+        self.narrow_blocks = None if narrow is None else narrowed_blocks(model, narrow)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Those that compute."""
+        return self.model.blocks if self.narrow_blocks is None else self.narrow_blocks
 
     def forward(self, pool: Pool, event: Event, named: Tensor) -> Stepped:
         """Answers [B, 1, …] and what `keep` puts into the pool; `named` as from the function of that name.
@@ -48,7 +55,7 @@ class Step(nn.Module):
         with narrowed(x, self.narrow):
             if isinstance(model.peer, Recurrent):
                 x, recurrent = go_on(model.peer, x, recurrent * (event.lengths > 0)[:, None, None])
-            for block, kept in zip(model.blocks, pool.keys_values, strict=True):
+            for block, kept in zip(self.blocks, pool.keys_values, strict=True):
                 assert isinstance(block, Block)
                 pointed_at = x
                 x, added = attend(block, x, kept, event, view, None if again is None else again.maps)
@@ -85,6 +92,15 @@ class Step(nn.Module):
         edges = 1000 * 2 ** torch.arange(GAP_BUCKETS, device=view.gap_ms.device)  # ms
         gaps = torch.where(event.lengths == 0, GAP_BUCKETS + 1, torch.bucketize(view.gap_ms.clamp(min=0), edges))
         return self.model.gap(gaps) + self.model.hour(event.times_ms // HOUR_MS % 24)  # type: ignore[no-any-return]
+
+
+def narrowed_blocks(model: NextMoveModel, narrow: torch.dtype) -> nn.ModuleList:
+    """The blocks with the weights of their products in a narrow type, so that no pass has to make them so."""
+    blocks = copy_of(model.blocks)
+    for part in blocks.modules():
+        if isinstance(part, nn.Linear):
+            part.to(narrow)
+    return blocks
 
 
 def narrowed(x: Tensor, narrow: torch.dtype | None) -> torch.autocast:
@@ -264,22 +280,23 @@ def features(again: Again, kind: int) -> Tensor:
     return torch.cat((torch.stack(known, dim=-1), sums[:, kind], sums[:, 1 - kind]), dim=-1)
 
 
-def fill(model: NextMoveModel, pool: Pool, slots: Tensor, batch: Batch, narrow: torch.dtype | None = None) -> None:
-    """Puts the states of whole windows into the pool; slots [B], batch [B, L] with L ≤ W, `narrow` as in `Step`."""
+def fill(step: Step, pool: Pool, slots: Tensor, batch: Batch) -> None:
+    """Puts the states of whole windows into the pool, from which the step goes on; slots [B], batch [B, L] with L ≤ W."""
+    model, narrow = step.model, step.narrow
     length = batch.item_ids.shape[1]
     relations = model.relate(batch) if model.config.copy else None
     x = model.embed(batch, relations, None)  # [B, L, D]
     pointed_at = x
     if isinstance(model.peer, Recurrent):
         pool.recurrent[slots] = run_through(model.peer, x, batch.lengths)
-    for depth, (block, kept) in enumerate(zip(model.blocks, pool.keys_values, strict=True)):
+    for depth, (block, kept) in enumerate(zip(step.blocks, pool.keys_values, strict=True)):
         assert isinstance(block, Block)
         pointed_at = x
         with narrowed(x, narrow):
             added = block.key_value(block.attention_norm(x))  # [B, L, 2 · K · D/H]
             added = added.view(*x.shape[:2], 2, *kept.shape[3:]).transpose(1, 2)  # [B, 2, L, K, D/H]
             kept[slots, :, :length] = added.to(kept.dtype)
-            if depth < len(model.blocks) - 1:  # nobody asks the top block about events that are over
+            if depth < len(step.blocks) - 1:  # nobody asks the top block about events that are over
                 x = block(x, relations, None)
     columns = ("item_ids", "category_ids", "behavior_rows", "times_ms")
     for name in columns:

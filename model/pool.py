@@ -122,3 +122,10 @@ def keep(pool: Pool, event: Event, found: Stepped) -> None:
     if len(pool.pointed):
         pool.pointed[slots, places] = found.pointed.to(pool.pointed.dtype)
         pool.latest[slots], pool.counts[slots], pool.decayed[slots] = found.latest, found.counts, found.decayed
+
+
+def clear(pool: Pool, slot: int | None = None) -> None:
+    """Nothing that may be no number is left in a slot, or in any."""
+    which = slice(None) if slot is None else slice(slot, slot + 1)
+    for part in (*pool.keys_values, pool.pointed, pool.recurrent):
+        part[which] = 0

@@ -15,7 +15,7 @@ from model.engine import Engine
 from model.graphs import Graph, new_memory
 from model.incremental import Step, named
 from model.pool import Event, Pool, keep, new_pool, slot_bytes
-from model.state_cache import seen
+from model.stepper import seen
 from model.told import packed
 
 ROWS = (2048, 1024, 256)  # code for all of them is made for the first

@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 @given(histories, st.integers(4, 9), st.data())
 def test_recorded_steps_are_answered_like_whole_windows(parts, whole, batches, slots, data):
     engine = keeping(parts, slots, device="cuda")
-    assert engine.states.recorded
+    assert engine.states.stepper.recorded
     live(engine, whole, batches, data, tolerance=5e-5)
 
 
@@ -61,7 +61,7 @@ def test_compiled_steps_answer_the_same(parts, whole, recorded, monkeypatch):
         monkeypatch.setattr("model.state_cache.records", lambda _: False)
         monkeypatch.setattr("tests.model.test_state_cache.records", lambda _: False)
     engine = keeping(parts, 20, buckets=(1, 4, 16), device="cuda", compile_steps=True)
-    assert (engine.states.compiled, engine.states.recorded) == (True, recorded)
+    assert (engine.states.stepper.compiled, engine.states.stepper.recorded) == (True, recorded)
     windows, steps = stream(400, users=20)
     assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 5e-5
 
@@ -122,7 +122,7 @@ def test_a_long_catalogue_in_the_precision_that_is_chosen(log):
     host = Engine(parts, device="cpu")
     engine = Engine(parts, device="cuda", compiled=True)
     engine.keep_states(1 << 26, buckets=(1, 16))
-    assert engine.states.recorded
+    assert engine.states.stepper.recorded
     assert engine.precision == scoring_precision("cuda", True)
     life, windows, steps = Life("user-0"), [], []
     for offset in range(100):

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import artifact, state_cache
+from model import artifact, stepper
 from model.answers import NotFinite
 from model.engine import Engine
 from model.graphs import WAYS
@@ -55,9 +55,9 @@ class Recorded:
 def recording():
     """Programs are recorded on the CPU; gives those that are."""
     Recorded.made = []
-    patched = {"records": lambda _: True, "new_memory": lambda: "memory", "Graph": Recorded}
     with (
-        mock.patch.multiple(state_cache, **patched),
+        mock.patch.multiple(stepper, new_memory=lambda: "memory", Graph=Recorded),
+        mock.patch("model.state_cache.records", return_value=True),
         mock.patch("tests.model.test_state_cache.records", return_value=True),
     ):
         yield Recorded.made
@@ -127,7 +127,7 @@ def test_what_cannot_be_recorded_is_run(parts, whole, caplog):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
     windows, steps = stream(60, users=9)
-    with recording(), mock.patch.object(state_cache, "Graph", refuse):
+    with recording(), mock.patch.object(stepper, "Graph", refuse):
         engine = keeping(parts, slots=9)
         assert "passes are not recorded: operation not permitted when stream is capturing" in caplog.text
         assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
@@ -149,9 +149,9 @@ def test_what_was_recorded_wrongly_is_not_trusted(parts, whole, caplog, wrong):
             return last if wrong == "answers" and last().shape == answers().shape else answers
 
     windows, steps = stream(60, users=9)
-    with recording(), mock.patch.object(state_cache, "Graph", Wrong):
+    with recording(), mock.patch.object(stepper, "Graph", Wrong):
         engine = keeping(parts, slots=9)
-        assert not engine.states.recorded
+        assert not engine.states.stepper.recorded
         assert "passes are not recorded: they do not say what the program says" in caplog.text
         assert (engine.states.users, engine.states.counts.hits, engine.states.counts.refills) == (0, 0, 0)
         assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
@@ -171,11 +171,11 @@ def test_what_can_be_recorded_no_more_is_run(parts, whole, caplog):
         hits = engine.states.counts.hits
         engine.hide(hidden)
         plain.hide(hidden)
-        with mock.patch.object(state_cache, "Graph", refuse):
+        with mock.patch.object(stepper, "Graph", refuse):
             answers = engine.predict(Stream(windows[45:], steps[45:]))
         assert same(answers, plain.predict(windows[45:])) < 1e-5
         assert engine.states.counts.hits > hits
-        assert not engine.states.recorded
+        assert not engine.states.stepper.recorded
         assert "passes are not recorded: operation not permitted" in caplog.text
 
 
@@ -185,7 +185,7 @@ def test_sizes_are_those_that_there_is_room_for(parts):
     with recording():
         engine = Engine(parts, device="cpu")
         engine.keep_states(301 * each)
-        assert (engine.states.room, engine.states.buckets) == (300, (8, 64, 256))
+        assert (engine.states.room, engine.states.stepper.sizes) == (300, (8, 64, 256))
         with pytest.raises(ValueError, match="hold the states of 255 users, .* at least 256 are needed"):
             engine.keep_states(256 * each)
 
@@ -198,10 +198,10 @@ def test_sizes_for_which_there_is_no_memory_are_left_out(parts, whole, caplog):
             super().__init__(program, nothing, memory)
 
     windows, steps = stream(60, users=9)
-    with recording(), mock.patch.object(state_cache, "Graph", Cramped):
+    with recording(), mock.patch.object(stepper, "Graph", Cramped):
         engine = keeping(parts, slots=16, buckets=(1, 4, 8, 16))
-        assert engine.states.recorded
-        assert engine.states.buckets == (1, 4)
+        assert engine.states.stepper.recorded
+        assert engine.states.stepper.sizes == (1, 4)
         assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
     assert "there is no memory for passes of 16 users" in caplog.text
 

@@ -52,7 +52,7 @@ def in_steps(model, batch, pool):
         begin = int(torch.randint(0, length, ()))
         if begin:
             columns = [getattr(batch, name)[user : user + 1, :begin] for name in COLUMNS]
-            fill(model, pool, torch.tensor([slot]), Batch(*columns, torch.tensor([begin])))
+            fill(program, pool, torch.tensor([slot]), Batch(*columns, torch.tensor([begin])))
         for place in range(begin, length):
             columns = [getattr(batch, name)[user : user + 1, place] for name in COLUMNS]
             event = Event(torch.tensor([slot]), torch.tensor([place]), *columns)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch._dynamo.utils import counters
 
 from model import artifact, state_cache
+from model.ahead_of_time import AheadOfTime
 from model.answers import NotFinite
 from model.compiling import can_compile
 from model.config import NextMoveConfig
@@ -207,7 +208,7 @@ def test_what_is_not_finite_is_not_kept(parts, whole, monkeypatch):
     engine = keeping(parts, slots=4)
     windows, steps = stream(60, users=4)
     engine.predict(Stream(windows[:40], steps[:40]))
-    network = engine.states._program
+    network = engine.states.stepper.program
 
     def broken(*given):
         found = network(*given)
@@ -215,10 +216,10 @@ def test_what_is_not_finite_is_not_kept(parts, whole, monkeypatch):
         heads = replace(found.heads, goal=found.heads.goal * float("nan"))
         return found._replace(heads=heads, keys_values=poisoned)
 
-    engine.states._program = broken
+    engine.states.stepper.program = broken
     with pytest.raises(NotFinite) as caught:
         engine.predict(Stream(windows[40:42], steps[40:42]))
-    engine.states._program = network
+    engine.states.stepper.program = network
     assert engine.states.users == 4 - len({step.user_id for step in steps[40:42]})
     assert same(engine.predict(Stream(windows[40:], steps[40:])), whole.predict(windows[40:])) < 1e-5
     assert caught.tb is not None, "what was dropped was dropped while somebody still looked at the error"
@@ -228,24 +229,24 @@ def test_an_error_in_the_middle_leaves_nothing_to_trust(parts, whole):
     engine = keeping(parts, slots=4)
     windows, steps = stream(60, users=4)
     engine.predict(Stream(windows[:40], steps[:40]))
-    network = engine.states._program
+    network = engine.states.stepper.program
 
     def failing(*_):
         raise RuntimeError("out of memory")
 
-    engine.states._program = failing
+    engine.states.stepper.program = failing
     with pytest.raises(RuntimeError, match="out of memory"):
         engine.predict(Stream(windows[40:44], steps[40:44]))
-    engine.states._program = network
+    engine.states.stepper.program = network
     assert same(engine.predict(Stream(windows[40:], steps[40:])), whole.predict(windows[40:])) < 1e-5
 
 
 def test_where_memory_is_short_passes_get_smaller(parts, whole):
     """Whoever asked asks again for less, and so it fits at last."""
     engine = keeping(parts, slots=16, buckets=(1, 2, 8))
-    engine.states.most = 8
+    engine.states.stepper.most = 8
     windows, steps = stream(40, users=12)
-    network, sizes = engine.states._program, []
+    network, sizes = engine.states.stepper.program, []
 
     def cramped(pool, event, named):
         sizes.append(len(event.slots))
@@ -253,7 +254,7 @@ def test_where_memory_is_short_passes_get_smaller(parts, whole):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return network(pool, event, named)
 
-    engine.states._program = cramped
+    engine.states.stepper.program = cramped
     with pytest.raises(torch.OutOfMemoryError):
         engine.predict(Stream(windows, steps))
     assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
@@ -297,34 +298,42 @@ def test_compiled_steps_answer_the_same(parts, whole):
         pytest.fail("a C++ compiler belongs to a machine that runs the tests: Debian's g++")
     engine = Engine(parts, device="cpu")
     engine.keep_states(1 << 24, buckets=(4,), compile_steps=True)
-    assert engine.states.compiled
+    assert engine.states.stepper.compiled
     windows, steps = stream(100, users=9)
     assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
     assert engine.states.counts.hits > 50
 
 
-def test_whoever_answers_in_another_thread_finds_everything_compiled(parts):
+def test_whoever_answers_in_another_thread_finds_everything_compiled(parts, monkeypatch):
+    """Passes that are full, and others, of which rows are nobody's."""
     engine = Engine(parts, device="cpu")
     engine.keep_states(1 << 24, buckets=(1, 4), compile_steps=True)
-    compiled_before = counters["stats"]["unique_graphs"]
-    assert compiled_before > 0
+    assert engine.states.stepper.compiled
+
+    def refuse(*_):
+        raise AssertionError("something is compiled, or loaded, while somebody waits")
+
+    monkeypatch.setattr(AheadOfTime, "_loaded", refuse)
+    before = counters["stats"]["unique_graphs"]
     windows, steps = stream(60, users=9)
     with ThreadPoolExecutor(1) as device:
-        assert len(device.submit(engine.predict, Stream(windows, steps)).result()) == 60
-    assert counters["stats"]["unique_graphs"] == compiled_before
+        for begin, end in ((0, 40), (40, 43), (43, 60)):
+            some = Stream(windows[begin:end], steps[begin:end])
+            assert len(device.submit(engine.predict, some).result()) == end - begin
+    assert counters["stats"]["unique_graphs"] == before
 
 
 def test_where_nothing_compiles_it_goes_without(parts, whole, monkeypatch, caplog):
-    def refuse(program, **_):
+    def refuse(*_):
         def run(*_):
             raise RuntimeError("no C++ compiler\nfound")
 
         return run
 
-    monkeypatch.setattr("model.state_cache.compiled", refuse)
+    monkeypatch.setattr("model.stepper.compiled_step", refuse)
     engine = Engine(parts, device="cpu")
     engine.keep_states(1 << 24, buckets=(1, 4), compile_steps=True)
-    assert not engine.states.compiled
+    assert not engine.states.stepper.compiled
     assert "states are kept without compiled code: no C++ compiler found" in caplog.text
     windows, steps = stream(20, users=3)
     assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
@@ -354,14 +363,14 @@ def test_a_batch_of_cold_users_is_computed_in_passes(model_directory, monkeypatc
 def failing(engine, error, times=1):
     """The device fails so many times; there is a copy of the model on the host, as for a GPU."""
     engine._spare = copy.deepcopy(engine._model)
-    left, network = [error] * times, engine.states._plain
+    left, network = [error] * times, engine.states.stepper.plain
 
     def program(*given):
         if left:
             raise left.pop()
         return network(*given)
 
-    engine.states._program = program
+    engine.states.stepper.program = program
 
 
 @pytest.mark.parametrize("error", [torch.AcceleratorError("misaligned address"), RuntimeError("CUDA error: unknown")])

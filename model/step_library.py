@@ -1,0 +1,39 @@
+"""The step of one more event as compiled code, for passes of all sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.ahead_of_time import AheadOfTime, Size
+from model.compiling import compiled
+from model.config import NextMoveConfig
+from model.incremental import Step
+from model.pool import Event, Pool, Stepped
+
+LENGTHS = ("item_rows", "category_rows", "texts")  # of a configuration: nothing in the step is as long as a catalogue
+
+
+def compiled_step(step: Step, device: torch.device) -> Callable[[Pool, Event, Tensor], Stepped]:
+    """The same step; compiled when it is first called, which raises where that fails."""
+    if device.type != "cpu":
+        return compiled(step, one_for_all_batches=True)
+    sizes = {
+        name: getattr(step.model.config, name)
+        for name in vars(NextMoveConfig)["__annotations__"]
+        if name not in LENGTHS
+    }
+    return AheadOfTime(step, _sizes, about=f"{sizes} {step.narrow}")
+
+
+def _sizes(pool: Pool, event: Event, _: Tensor) -> tuple[Any, ...]:
+    """Any number of slots and of events."""
+    slots, rows = Size("slots"), Size("rows", least=1)
+
+    def of(part: Any) -> Any:
+        return tuple(map(of, part)) if isinstance(part, tuple) else {0: slots} if len(part) else {}
+
+    return of(tuple(pool)), tuple({0: rows} for _ in event), {0: rows}
