@@ -39,6 +39,14 @@ WITHOUT_WEIGHTS = {
 }  # small ones neither
 
 
+def works_on(device: str) -> bool:
+    """Whether programs for that type of device are compiled this way: for CPUs, in versions of torch that were seen to do it well.
+
+    In torch 2.11 a library of the step writes where it must not, and the process aborts; those between were not tried.
+    """
+    return device == "cpu" and torch.__version__ >= "2.15"  # compares as versions do
+
+
 class Size(NamedTuple):
     """A dimension of any size that is a multiple of `multiple` and at least `least` times that; a smaller one is fixed."""
 
@@ -127,7 +135,8 @@ class AheadOfTime(Generic[P, R]):
                 _build(flat, sizes, examples, self._options, path)
                 loader = _load(path)
         used = loader.get_constant_fqns()
-        loader.load_constants({name: weights[name].detach() for name in used}, False, True, True)  # the same memory
+        own = {name: weights[name].detach() for name in used}
+        loader.load_constants(own, False, True, True)  # the same memory
         like = self._program(*_rebuilt(flat.args, iter(examples)))
 
         def run(tensors: list[Tensor]) -> R:
@@ -204,11 +213,11 @@ def _rebuilt(like: Any, tensors: Iterator[Tensor]) -> Any:
     """The structure with these tensors in the place of its own."""
     if isinstance(like, Tensor | _Here):
         return next(tensors)
-    if is_dataclass(like):
-        return type(like)(*[_rebuilt(getattr(like, one.name), tensors) for one in fields(like)])  # type: ignore[misc]  # an object
     if isinstance(like, tuple):
         parts = [_rebuilt(one, tensors) for one in like]
         return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+    if like is not None and is_dataclass(like):
+        return type(like)(*[_rebuilt(getattr(like, one.name), tensors) for one in fields(like)])  # type: ignore[misc]  # an object
     return like
 
 
@@ -216,9 +225,11 @@ def _leaves(part: Any, kind: type) -> list[Any]:
     """What is of this kind, in order."""
     if isinstance(part, kind):
         return [part]
-    if is_dataclass(part):
-        part = tuple([getattr(part, one.name) for one in fields(part)])
-    return [leaf for one in part for leaf in _leaves(one, kind)] if isinstance(part, tuple) else []
+    if isinstance(part, tuple):
+        return [leaf for one in part for leaf in _leaves(one, kind)]
+    if part is not None and is_dataclass(part):  # older versions of torch cannot trace that of None
+        return [leaf for one in fields(part) for leaf in _leaves(getattr(part, one.name), kind)]
+    return []
 
 
 def _examples(tensors: Sequence[Tensor], sizes: Sequence[Sizes]) -> list[Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from model.ahead_of_time import AheadOfTime, Size
+from model.ahead_of_time import AheadOfTime, Size, works_on
 from model.compiling import compiled
 
 P = ParamSpec("P")
@@ -31,6 +31,8 @@ def compile_for(device: str, function: Callable[P, R], sizes: Callable[..., Any]
         return compiled(function, dynamic=True, or_plain=True, options=tiling)
     limits = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
     fused = {"cpp.enable_floating_point_contract_flag": "fast"}  # a product and a sum as one instruction
+    if not works_on(device):
+        return compiled(function, dynamic=True, or_plain=True, options=limits | fused)
     return AheadOfTime(function, sizes, options=limits | fused, or_plain=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.ahead_of_time import AheadOfTime, Size
+from model.ahead_of_time import AheadOfTime, Size, works_on
 from model.compiling import compiled
 from model.config import NextMoveConfig
 from model.incremental import Step
@@ -19,7 +19,7 @@ LENGTHS = ("item_rows", "category_rows", "texts")  # of a configuration: nothing
 
 def compiled_step(step: Step, device: torch.device) -> Callable[[Pool, Event, Tensor], Stepped]:
     """The same step; compiled when it is first called, which raises where that fails."""
-    if device.type != "cpu":
+    if not works_on(device.type):
         return compiled(step, one_for_all_batches=True)
     sizes = {
         name: getattr(step.model.config, name)

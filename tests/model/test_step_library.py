@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
+from model.ahead_of_time import AheadOfTime
 from model.config import NextMoveConfig
 from model.incremental import Step
 from model.network import NextMoveModel
+from model.scorer import reduce_fused
+from model.scoring_library import compile_for, of_reduce
 from model.step_library import compiled_step
 
 
@@ -25,3 +29,13 @@ def test_another_network_does(sizes):
 
 def test_so_do_products_of_another_type():
     assert about() != about(torch.bfloat16)
+
+
+def test_versions_of_torch_that_do_it_wrongly_compile_when_called(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.11.0+cu130"))
+    step = Step(NextMoveModel(NextMoveConfig(width=32)))
+    assert not isinstance(compiled_step(step, torch.device("cpu")), AheadOfTime)
+    assert not isinstance(compile_for("cpu", reduce_fused, of_reduce), AheadOfTime)
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.15.0"))
+    assert isinstance(compiled_step(step, torch.device("cpu")), AheadOfTime)
+    assert isinstance(compile_for("cpu", reduce_fused, of_reduce), AheadOfTime)
