@@ -8,9 +8,7 @@ torch, the processor, the number of threads, this package's code, and the kind o
 
 from __future__ import annotations
 
-import getpass
 import logging
-import os
 import platform
 import tempfile
 import warnings
@@ -33,16 +31,15 @@ R = TypeVar("R")
 
 EXAMPLE = 37  # a size that is nothing else's: what is traced must not take two sizes for one
 
-WITHOUT_WEIGHTS = {
-    "aot_inductor.package_constants_in_so": False,
-    "always_keep_tensor_constants": True,
-}  # small ones neither
+# Weights are given when a library is loaded; small ones too, which would become part of the code by default
+WITHOUT_WEIGHTS = {"aot_inductor.package_constants_in_so": False, "always_keep_tensor_constants": True}
 
 
 def works_on(device: str) -> bool:
     """Whether programs for that type of device are compiled this way: for CPUs, in versions of torch that were seen to do it well.
 
-    In torch 2.11 a library of the step writes where it must not, and the process aborts; those between were not tried.
+    Libraries of torch 2.11 do not hold on to weights that they share, and one of the step corrupts the heap even where it has copies;
+    versions between were not tried.
     """
     return device == "cpu" and torch.__version__ >= "2.15"  # compares as versions do
 
@@ -88,13 +85,15 @@ class AheadOfTime(Generic[P, R]):
         self._known: dict[Kind, Callable[[list[Tensor]], R]] = {}  # by all sizes
         self._plain = False
 
-    def __call__(self, *args: P.args, **_: P.kwargs) -> R:
-        """What the program says to these arguments, which have no names."""
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What the program says to these arguments; raises TypeError where one is given by name."""
+        if kwargs:
+            raise TypeError(f"arguments are given by their places, not as {', '.join(kwargs)}")
         tensors: list[Tensor] = []
         shapes = signature(args, tensors)
         if shapes not in self._known:
             if self._plain:
-                return self._program(*args, **_)
+                return self._program(*args, **kwargs)
             try:
                 self._known[shapes] = self._library(args, tensors)
             except Exception as error:
@@ -103,7 +102,7 @@ class AheadOfTime(Generic[P, R]):
                 self._plain = True
                 name = getattr(self._program, "__name__", type(self._program).__name__)
                 log.warning("%s is not compiled: %s", name, " ".join(str(error).split())[:200])
-                return self._program(*args, **_)
+                return self._program(*args, **kwargs)
         return self._known[shapes](tensors)
 
     def _library(self, args: tuple[Any, ...], tensors: list[Tensor]) -> Callable[[list[Tensor]], R]:
@@ -165,9 +164,9 @@ def named(*parts: Any) -> str:
 
 def folder() -> Path:
     """Where libraries lie."""
-    ours = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    above = Path(ours) if ours else Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
-    return above / "ahead_of_time"
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return Path(cache_dir()) / "ahead_of_time"
 
 
 @cache

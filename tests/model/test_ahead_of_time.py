@@ -177,3 +177,13 @@ def test_two_dimensions_that_are_one_must_be_said_to_be(built):
     """What is traced with sizes of its own finds that out, before anything is answered wrongly."""
     with pytest.raises(RuntimeError, match="must match the size of tensor b"):
         AheadOfTime(lambda x, y: x * y, lambda *_: ({0: Size("a")}, {0: Size("b")}))(torch.rand(5), torch.rand(5))
+
+
+def test_arguments_have_places_not_names():
+    with pytest.raises(TypeError, match="given by their places, not as x"):
+        AheadOfTime(lambda x: x + 1, lambda _: ({0: ROWS},))(x=torch.rand(3))
+
+
+def test_libraries_lie_beside_torchs_own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    assert ahead_of_time.folder() == tmp_path / "ahead_of_time"
