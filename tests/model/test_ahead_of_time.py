@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from model import ahead_of_time
-from model.ahead_of_time import AheadOfTime, Size
+from model.ahead_of_time import AheadOfTime, Size, folder
 
 ROWS, COLUMNS = Size("rows"), Size("columns", least=1, multiple=4)
 
@@ -186,4 +186,4 @@ def test_arguments_have_places_not_names():
 
 def test_libraries_lie_beside_torchs_own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    assert ahead_of_time.folder() == tmp_path / "ahead_of_time"
+    assert folder() == tmp_path / "ahead_of_time"
