@@ -108,7 +108,7 @@ class AheadOfTime(Generic[P, R]):
     def _library(self, args: tuple[Any, ...], tensors: list[Tensor]) -> Callable[[list[Tensor]], R]:
         sizes = [
             {place: size for place, size in of_one.items() if size.fits(tensor.shape[place])}
-            for tensor, of_one in zip(tensors, _leaves(self._sizes(*args), Mapping), strict=True)
+            for tensor, of_one in zip(tensors, leaves(self._sizes(*args), Mapping), strict=True)
         ]
         fixed = tuple(
             (tensor.dtype, *(one.get(place, size) for place, size in enumerate(tensor.shape)))
@@ -136,11 +136,11 @@ class AheadOfTime(Generic[P, R]):
         used = loader.get_constant_fqns()
         own = {name: weights[name].detach() for name in used}
         loader.load_constants(own, False, True, True)  # the same memory
-        like = self._program(*_rebuilt(flat.args, iter(examples)))
+        like = self._program(*rebuilt(flat.args, iter(examples)))
 
         def run(tensors: list[Tensor]) -> R:
             answers = loader.boxed_run([each.contiguous() for each in tensors])
-            return _rebuilt(like, iter(answers))  # type: ignore[no-any-return]  # of that type
+            return rebuilt(like, iter(answers))  # type: ignore[no-any-return]  # of that type
 
         return run
 
@@ -191,7 +191,7 @@ class _Flat(nn.Module):
         self.program, self.args = program, _shape(args)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_leaves(self.program(*_rebuilt(self.args, iter(tensors))), Tensor))
+        return tuple(leaves(self.program(*rebuilt(self.args, iter(tensors))), Tensor))
 
 
 class _Here(NamedTuple):
@@ -208,26 +208,26 @@ def _shape(part: Any) -> Any:
     return part
 
 
-def _rebuilt(like: Any, tensors: Iterator[Tensor]) -> Any:
+def rebuilt(like: Any, tensors: Iterator[Tensor]) -> Any:
     """The structure with these tensors in the place of its own."""
     if isinstance(like, Tensor | _Here):
         return next(tensors)
     if isinstance(like, tuple):
-        parts = [_rebuilt(one, tensors) for one in like]
+        parts = [rebuilt(one, tensors) for one in like]
         return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
     if like is not None and is_dataclass(like):
-        return type(like)(*[_rebuilt(getattr(like, one.name), tensors) for one in fields(like)])  # type: ignore[misc]  # an object
+        return type(like)(*[rebuilt(getattr(like, one.name), tensors) for one in fields(like)])  # type: ignore[misc]  # an object
     return like
 
 
-def _leaves(part: Any, kind: type) -> list[Any]:
+def leaves(part: Any, kind: type) -> list[Any]:
     """What is of this kind, in order."""
     if isinstance(part, kind):
         return [part]
     if isinstance(part, tuple):
-        return [leaf for one in part for leaf in _leaves(one, kind)]
+        return [leaf for one in part for leaf in leaves(one, kind)]
     if part is not None and is_dataclass(part):  # older versions of torch cannot trace that of None
-        return [leaf for one in fields(part) for leaf in _leaves(getattr(part, one.name), kind)]
+        return [leaf for one in fields(part) for leaf in leaves(getattr(part, one.name), kind)]
     return []
 
 

@@ -10,7 +10,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.ahead_of_time import leaves, rebuilt
 from model.answers import Seen
 from model.config import NextMoveConfig
 from model.features import NO_IDENTITY
@@ -41,7 +41,7 @@ GPU_BUCKETS = (
 )  # a GPU needs more to do at once, and a pass of one is no faster than one of eight
 WARM_RUNS = 5
 TOLERANCE = 1e-3  # of a probability, between two ways to run the same program
-COMPARED = 3  # events of each made-up user
+COMPARED = 3  # events of each made-up user, or as many as a window has
 
 Tell = Callable[[Heads, Seen], Told]  # heads at the newest events (T = 1); on the device, and without waiting for it
 
@@ -184,7 +184,8 @@ class Stepper:
         """Raises RuntimeError where recorded passes say something else than the programs do, to made-up users' first events."""
         for smaller, rows in zip((0, *self.sizes), self.sizes, strict=False):
             users = max(smaller + 1, rows - 1)  # where there can be one, a row is nobody's
-            given = [made_up(self._model.config, users, event) for event in range(COMPARED)]
+            events = min(COMPARED, self._pool.item_ids.shape[1])
+            given = [made_up(self._model.config, users, event) for event in range(events)]
             told: list[list[Told]] = []
             for recorded in (False, True):
                 self.recorded = recorded
@@ -249,11 +250,4 @@ def seen(found: Stepped) -> Seen:
 
 def first(part: Any, rows: int) -> Any:
     """The first rows of every tensor of a structure."""
-    if isinstance(part, Tensor):
-        return part[:rows]
-    if is_dataclass(part):
-        return type(part)(*(first(getattr(part, one.name), rows) for one in fields(part)))  # type: ignore[misc]  # an object
-    if isinstance(part, tuple):
-        parts = [first(one, rows) for one in part]
-        return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
-    return part
+    return rebuilt(part, iter([tensor[:rows] for tensor in leaves(part, Tensor)]))

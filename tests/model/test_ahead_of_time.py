@@ -149,7 +149,7 @@ def test_names_tell_all_that_a_library_depends_on(monkeypatch):
     assert len(set(names)) == 4
 
 
-def test_another_processor_or_other_code_is_another_place(monkeypatch, tmp_path):
+def test_other_code_is_another_name(monkeypatch, tmp_path):
     here = ahead_of_time._everywhere.__wrapped__
     before = here()
     for source in (ahead_of_time.Path(ahead_of_time.__file__).parent).glob("*.py"):
@@ -158,6 +158,22 @@ def test_another_processor_or_other_code_is_another_place(monkeypatch, tmp_path)
     assert here() == before
     (tmp_path / "incremental.py").write_text("# other code")
     assert here() != before
+
+
+def test_so_is_another_processor(monkeypatch):
+    here = ahead_of_time._everywhere.__wrapped__
+    before = here()
+    monkeypatch.setattr(ahead_of_time.Path, "read_text", lambda *_: "processor: 0\nflags: fpu sse\n")
+    assert here() != before
+
+
+def test_weights_that_would_become_code_are_refused(built, monkeypatch):
+    """As the compiler does with short vectors by default: whoever comes next would get somebody else's."""
+    monkeypatch.setattr(ahead_of_time, "WITHOUT_WEIGHTS", {"aot_inductor.package_constants_in_so": False})
+    run = AheadOfTime(nn.Linear(8, 3).eval().requires_grad_(requires_grad=False), lambda _: ({0: ROWS},), about="bias")
+    with pytest.raises(RuntimeError, match="weights became part of the code: program.bias"):
+        run(torch.rand(4, 8))
+    assert built == []
 
 
 def test_what_does_not_compile_raises_or_is_run_as_it_is(monkeypatch, built, caplog):

@@ -17,6 +17,8 @@ from model.engine import Engine
 from model.graphs import WAYS
 from model.hiding import Hidden
 from model.pool import slot_bytes
+from model.window import WindowRule
+from tests.artefacts import untrained
 from tests.model.test_state_cache import RULE, Stream, histories, keeping, live, parts, same, stream, whole
 
 __all__ = ["parts", "whole"]  # fixtures
@@ -155,6 +157,15 @@ def test_what_was_recorded_wrongly_is_not_trusted(parts, whole, caplog, wrong):
         assert "passes are not recorded: they do not say what the program says" in caplog.text
         assert (engine.states.users, engine.states.counts.hits, engine.states.counts.refills) == (0, 0, 0)
         assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+
+
+def test_windows_of_two_events_are_compared_as_well():
+    """With no more events of made-up users than there is room for."""
+    rule = WindowRule(events=2, stride=2)
+    with recording():
+        engine = Engine(untrained(window=rule), device="cpu")
+        engine.keep_states(1 << 24, buckets=(1, 4))
+        assert engine.states.stepper.recorded
 
 
 def test_what_can_be_recorded_no_more_is_run(parts, whole, caplog):
