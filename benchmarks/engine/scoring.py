@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from model.compiling import can_compile
 from model.scorer import BLOCK, ROOM, Precision, Ranked, Scorer
 
 WIDTH = 128
@@ -42,14 +43,18 @@ def measure(
     sizes: Sequence[int] = SIZES,
     batches: Sequence[int] = BATCHES,
     precisions: Sequence[Precision] = PRECISIONS,
-    compiled: Sequence[bool] = (False, True),
+    compiled: Sequence[bool] | None = None,
     *,
     rounds: int = ROUNDS,
     block: int | None = None,
     hidden: int = 0,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """One row per setting: median and best µs per query over the rounds, recall@10, error of the log total, bytes."""
+    """One row per setting: median and best µs per query over the rounds, recall@10, error of the log total, bytes.
+
+    By default compiled as well, where this machine can.
+    """
+    compiled = (False, True)[: 1 + can_compile(device)] if compiled is None else compiled
     rows = []
     for size in sizes:
         vectors, bias, queries = (each.to(device) for each in material(size, max(batches)))
