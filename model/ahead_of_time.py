@@ -12,7 +12,7 @@ import logging
 import platform
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from hashlib import sha256
@@ -61,7 +61,7 @@ Kind = tuple[Any, ...]
 
 
 class AheadOfTime(Generic[P, R]):
-    """A program of tensors, whose answer it gives; arguments are tensors, tuples of them, numbers and None.
+    """A program of tensors, whose answer it gives; arguments are tensors, tuples and dataclasses of them, numbers and None.
 
     `sizes` says of the same arguments which dimensions may have any size: the arguments' structure with `Sizes` in the place
     of tensors. It is asked when arguments have shapes that were not seen before. `about` is what the program depends on besides its
@@ -124,8 +124,9 @@ class AheadOfTime(Generic[P, R]):
     ) -> Callable[[list[Tensor]], R]:
         flat = _Flat(self._program, args).eval()
         weights = {**dict(flat.named_parameters()), **dict(flat.named_buffers())}
-        name = getattr(self._program, "__qualname__", type(self._program).__qualname__)
-        path = folder() / f"{named(name, self._about, sorted(self._options.items()), kind)}.pt2"
+        of = self._program if hasattr(self._program, "__qualname__") else type(self._program)
+        about = of.__module__, of.__qualname__, self._about, sorted(self._options.items())
+        path = folder() / f"{named(*about, kind)}.pt2"
         examples = _examples(tensors, sizes)
         with ONE_AT_A_TIME:
             try:
@@ -153,7 +154,8 @@ def signature(args: tuple[Any, ...], tensors: list[Tensor]) -> Kind:
             tensors.append(each)
             found.append((each.dtype, each.shape))
         else:
-            found.append(signature(each, tensors) if isinstance(each, tuple) else each)
+            parts = _parts(each)
+            found.append(each if parts is None else signature(parts, tensors))
     return tuple(found)
 
 
@@ -202,33 +204,39 @@ def _shape(part: Any) -> Any:
     """The structure without the tensors."""
     if isinstance(part, Tensor):
         return _Here()
-    if isinstance(part, tuple) and not isinstance(part, _Here):
-        parts = [_shape(one) for one in part]
-        return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
-    return part
+    parts = None if isinstance(part, _Here) else _parts(part)
+    return part if parts is None else _of_type(part, map(_shape, parts))
 
 
 def rebuilt(like: Any, tensors: Iterator[Tensor]) -> Any:
     """The structure with these tensors in the place of its own."""
     if isinstance(like, Tensor | _Here):
         return next(tensors)
-    if isinstance(like, tuple):
-        parts = [rebuilt(one, tensors) for one in like]
-        return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
-    if like is not None and is_dataclass(like):
-        return type(like)(*[rebuilt(getattr(like, one.name), tensors) for one in fields(like)])  # type: ignore[misc]  # an object
-    return like
+    parts = _parts(like)
+    return like if parts is None else _of_type(like, [rebuilt(one, tensors) for one in parts])
 
 
 def leaves(part: Any, kind: type) -> list[Any]:
     """What is of this kind, in order."""
     if isinstance(part, kind):
         return [part]
+    return [leaf for one in _parts(part) or () for leaf in leaves(one, kind)]
+
+
+def _parts(part: Any) -> tuple[Any, ...] | None:
+    """What a structure consists of; None of what is none."""
     if isinstance(part, tuple):
-        return [leaf for one in part for leaf in leaves(one, kind)]
+        return part
     if part is not None and is_dataclass(part):  # older versions of torch cannot trace that of None
-        return [leaf for one in fields(part) for leaf in leaves(getattr(part, one.name), kind)]
-    return []
+        return tuple([getattr(part, one.name) for one in fields(part)])
+    return None
+
+
+def _of_type(like: Any, parts: Iterable[Any]) -> Any:
+    """A structure of that type from other parts."""
+    if isinstance(like, tuple) and not hasattr(like, "_fields"):
+        return tuple(parts)
+    return type(like)(*parts)
 
 
 def _examples(tensors: Sequence[Tensor], sizes: Sequence[Sizes]) -> list[Tensor]:

@@ -44,6 +44,7 @@ __all__ = ["ArtifactError", "Engine", "Forecast", "NotFinite"]
 
 LONG = 20_000  # items: a catalogue that is worth a lower precision and compiled code
 BATCH = 128  # windows per pass: more would only leave the cache
+STRANGER = 1 << 62  # identity of no name
 GOLDEN_TOP_K = 10
 GOLDEN_TOLERANCE = 1e-3  # between machines and devices; the same machine gives 1e-6
 
@@ -89,9 +90,8 @@ class Engine:
         self._model: NextMoveModel = model.to(device).eval()  # type: ignore[arg-type]  # a str is a device
         names, long = self.vocabulary, self.vocabulary.items.rows > LONG
         self.precision: Precision = scoring_precision(device, compiled) if long else "float32"  # of scoring
-        self._answers = Answers(
-            self._model, names, self.calibration, precision=self.precision, compiled=compiled and long
-        )
+        how = {"compiled": compiled, "compiled_scoring": compiled and long}
+        self._answers = Answers(self._model, names, self.calibration, precision=self.precision, **how)
         self._tells: dict[int, Tell] = {}  # by the number of names listed
 
     @classmethod
@@ -220,6 +220,10 @@ class Engine:
                 **{"compile_steps": self.compiled, **options},
             )
             self._hide()
+            if self.hidden.banned and self.compiled and self.device == "cpu":
+                # What hides names that the vocabulary does not know is another program: the next list may have some, or none any more
+                for unwanted in ([], [STRANGER]):
+                    self.states.warm(self._teller(self.top_k, self._identities(unwanted)), self._finish)
             self.states.warm(self._tell(self.top_k), self._finish)
 
     @torch.inference_mode()
@@ -265,10 +269,15 @@ class Engine:
     def _tell(self, k: int) -> Tell:
         """The same one until something else is hidden: a device may have recorded what it does."""
         if k not in self._tells:
-            answers, items = self._answers, self.vocabulary.items
-            unwanted = self._identities(strange_identity(name, items) for name in answers.strangers)
-            self._tells[k] = lambda heads, seen: answers.tell(heads, seen, k, unwanted)
+            items = self.vocabulary.items
+            strange = self._answers.strangers
+            self._tells[k] = self._teller(k, self._identities(strange_identity(name, items) for name in strange))
         return self._tells[k]
+
+    def _teller(self, k: int, unwanted: Tensor) -> Tell:
+        """Lists k items; those beyond the vocabulary that are not to be listed are `unwanted`, int64 [S], rising."""
+        answers = self._answers
+        return lambda heads, seen: answers.tell(heads, seen, k, unwanted)
 
     @torch.inference_mode()
     def _follow(self, states: StateCache, windows: Steps, k: int) -> list[Forecast]:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.scoring_library import compile_for, of_choose, of_conclude, of_dot, of_rank, of_reduce
+from model.scoring_library import compile_for, of_choose, of_conclude, of_dot, of_product, of_rank, of_reduce
 from model.topk import first_k
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -28,6 +28,7 @@ SQUARE = 16  # neighbouring groups that are looked at together first
 SLACK: dict[Precision, int] = {"float32": 2, "bfloat16": 4, "int8": 6}  # groups looked into beyond k
 SHORT = 4096  # rows of a catalogue that is scored in one product
 BLOCK = 16_384  # classes at most; fewer for more queries
+BLOCK_ALONE = 8 * BLOCK  # for one query, on a CPU: every block costs .1 ms besides its work
 LEAST = 4096  # classes
 BLOCK_CELLS = 1 << 20  # scores: 2 or 4 MB, which a CPU's cache holds
 ROOM = 128  # times as much at once on other devices, which need much to do and have the memory
@@ -65,11 +66,12 @@ class Exact(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The groups with the largest maxima so far, [B, K] each."""
+    """The groups with the largest maxima so far, [B, K] each, and what all others come to."""
 
     best: Tensor
     mass: Tensor  # Σ exp relative to the best
     groups: Tensor  # int64
+    rest: Tensor  # [B] log Σ exp
 
 
 class Scorer:
@@ -96,6 +98,7 @@ class Scorer:
         if precision not in SLACK:
             raise ValueError(f"precision must be one of {', '.join(SLACK)}, got {precision}")
         self._room = 1 if vectors.device.type == "cpu" else ROOM
+        self._block_alone = (BLOCK_ALONE if self._room == 1 else BLOCK * ROOM) if block is None else block
         block = BLOCK * self._room if block is None else block
         if block < 2 * GROUP or block % (2 * GROUP):
             raise ValueError(f"block must be a multiple of {2 * GROUP}, got {block}")
@@ -115,6 +118,10 @@ class Scorer:
         self._conclude = compile_for(kind, conclude, of_conclude) if compiled else conclude
         self._rank = compile_for(kind, rank, of_rank) if compiled else rank
         self._dot = compile_for(kind, dot, of_dot) if compiled and kind == "cpu" else dot
+        narrow = self._table.vectors.dtype == torch.int8  # whose product reads the table as fast as memory gives it
+        self._multiply_alone = (
+            compile_for(kind, product_alone, of_product) if compiled and kind == "cpu" and not narrow else None
+        )
 
     @property
     def device(self) -> torch.device:
@@ -175,7 +182,7 @@ class Scorer:
             self._top(queries[begin : begin + most], k, None if hidden is None else hidden[begin : begin + most])
             for begin in range(0, max(1, len(queries)), most)
         ]
-        return Ranked(*(torch.cat(each) for each in zip(*parts, strict=True)))
+        return whole(parts)
 
     def _top(self, queries: Tensor, k: int, hidden: Tensor | None) -> Ranked:
         queries = queries.float()
@@ -186,7 +193,7 @@ class Scorer:
             part = slice(begin, begin + step)
             some = None if hidden is None else hidden[part]
             found.append(self._conclude(self._exact, queries[part], groups[part], rest[part], some, k))
-        return found[0] if len(found) == 1 else Ranked(*(torch.cat(each) for each in zip(*found, strict=True)))
+        return whole(found)
 
     def _rows_at_once(self, queries: int, classes: int, fused: bool) -> int:
         """Of how many queries the vectors of so many classes are gathered: on a CPU, in a fused loop, they never exist."""
@@ -198,56 +205,64 @@ class Scorer:
     def _candidates(self, queries: Tensor, k: int, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         """First stage: K groups that hold the k best, [B, K], and the log Σ exp of all others, [B, 1]."""
         keep = min(k + self._slack, len(self._table.vectors) // GROUP)
+        if not keep:
+            nothing = queries.new_full((len(queries), 1), -torch.inf)
+            return nothing[:, :0].long(), nothing
         alone = len(queries) == 1 and queries.device.type == "cpu"  # groups themselves fill the vector registers
         padded = queries if alone else F.pad(queries, (0, 0, 0, -len(queries) % LANES))
-        none = padded.new_empty(len(padded), 0)
-        kept, rest = Kept(none, none, none.long()), padded.new_full((len(padded),), -torch.inf)
+        kept: Kept | None = None
         pending: list[tuple[Tensor, Tensor]] = []
         first = waiting = 0
         for found in self._blocks(padded, hidden):
             if waiting and waiting + len(found[0]) > self._block:
-                kept, rest = self._merge(kept, rest, pending, first, keep)
+                kept = self._merge(kept, pending, first, keep)
                 first, pending, waiting = first + waiting, [], 0
             pending.append(found)
             waiting += len(found[0])
-        if pending:
-            kept, rest = self._merge(kept, rest, pending, first, keep)
-        return kept.groups[: len(queries)], rest[: len(queries), None]
+        _, _, groups, rest = self._merge(kept, pending, first, keep)
+        return groups[: len(queries)], rest[: len(queries), None]
 
-    def _merge(
-        self, kept: Kept, rest: Tensor, pending: list[tuple[Tensor, Tensor]], first: int, keep: int
-    ) -> tuple[Kept, Tensor]:
+    def _merge(self, kept: Kept | None, pending: list[tuple[Tensor, Tensor]], first: int, keep: int) -> Kept:
         """The `keep` best of those kept and those pending, from group `first` on; what is lost is added to the rest."""
         groups = sum(len(each) for each, _ in pending)
-        filling = rest.new_full((-groups % SQUARE, len(rest)), -torch.inf), rest.new_zeros(-groups % SQUARE, len(rest))
-        best, mass = (torch.cat(each) for each in zip(*pending, filling, strict=True))  # [G, B]
+        best, mass = pending[0] if len(pending) == 1 else (torch.cat(each) for each in zip(*pending, strict=True))
+        if filling := -groups % SQUARE:
+            best, mass = F.pad(best, (0, 0, 0, filling), value=-torch.inf), F.pad(mass, (0, 0, 0, filling))
         values, masses, where, lost = self._choose(best, mass, min(keep, groups))
-        rest = torch.logaddexp(rest, lost)
-        found = Kept(values, masses, where + first)
-        if not kept.best.shape[1]:
-            return found, rest
-        both = Kept(*[torch.cat(each, dim=1) for each in zip(kept, found, strict=True)])
-        values, where = first_k(both.best, keep, both.groups)
-        lost = log_sum(both.best, both.mass.scatter(1, where, 0), 1)
-        chosen = Kept(values, both.mass.gather(1, where), both.groups.gather(1, where))
-        return chosen, torch.logaddexp(rest, lost)
+        found = Kept(values, masses, where + first if first else where, lost)
+        if kept is None:
+            return found
+        values, masses, places = (torch.cat(each, dim=1) for each in zip(kept[:3], found[:3], strict=True))
+        chosen, where = first_k(values, keep, places)
+        lost = log_sum(values, masses.scatter(1, where, 0), 1)
+        rest = torch.logaddexp(torch.logaddexp(kept.rest, found.rest), lost)
+        return Kept(chosen, masses.gather(1, where), places.gather(1, where), rest)
 
     def _blocks(self, queries: Tensor, hidden: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         """What `reduce` says about each block, [n / GROUP, B] each."""
         vectors, scales, offsets = self._table
-        asked, steps = lay_out(queries, vectors.dtype)
-        cells = BLOCK_CELLS * self._room
-        size = min(self._block, max(LEAST, cells // max(LANES, len(queries)) // (2 * GROUP) * (2 * GROUP)))
-        kind = torch.int32 if vectors.dtype == torch.int8 else vectors.dtype
+        alone = self._multiply_alone if len(queries) == 1 else None
+        asked, steps = (queries[0], None) if alone is not None else lay_out(queries, vectors.dtype)
+        most, cells = self._block_alone if len(queries) == 1 else self._block, BLOCK_CELLS * self._room
+        size = min(most, max(LEAST, cells // max(1, len(queries)) // (2 * GROUP) * (2 * GROUP)))
+        kind = torch.int32 if vectors.dtype == torch.int8 else asked.dtype
         scratch = asked.new_empty((min(size, len(vectors)) + 2, len(queries)), dtype=kind)  # first and last for nobody
         multiply = torch._int_mm if kind == torch.int32 else torch.mm  # noqa: SLF001  # its only name
         for begin in range(0, len(vectors), size):
             part = slice(begin, begin + size)
             scores = scratch[1 : len(vectors[part]) + 1]
-            multiply(vectors[part], asked, out=scores)
+            if alone is not None:
+                scores.copy_(alone(vectors[part], asked))
+            else:
+                multiply(vectors[part], asked, out=scores)
             if hidden is not None:
                 hide(scratch, hidden.t() - (begin - 1), len(scores))
             yield self._reduce(scores, offsets[part], None if scales is None else scales[part], steps)
+
+
+def whole(parts: list[Ranked]) -> Ranked:
+    """One answer of several queries' one after the other."""
+    return parts[0] if len(parts) == 1 else Ranked(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
 def rank(exact: Exact, queries: Tensor, hidden: Tensor | None, k: int) -> Ranked:
@@ -379,6 +394,14 @@ def exp_of_negative(x: Tensor) -> Tensor:
     for _ in range(5):
         power = power * power
     return power
+
+
+def product_alone(vectors: Tensor, query: Tensor) -> Tensor:
+    """Products of all vectors [n, D] with one query [D], float32 [n, 1].
+
+    As one loop of a compiler, which on processors without AVX-512 takes half as long as the libraries' product of matrix and vector.
+    """
+    return (vectors.float() * query).sum(1, keepdim=True)
 
 
 def dot(vectors: Tensor, queries: Tensor, classes: Tensor) -> Tensor:

@@ -36,6 +36,11 @@ def compile_for(device: str, function: Callable[P, R], sizes: Callable[..., Any]
     return AheadOfTime(function, sizes, options=limits | fused, or_plain=True)
 
 
+def of_product(vectors: Any, query: Any) -> tuple[Any, ...]:
+    """Any number of vectors."""
+    return {0: Size("pairs", least=1, multiple=32)}, {}
+
+
 def of_reduce(scores: Any, offsets: Any, scales: Any, steps: Any) -> tuple[Any, ...]:  # arguments as the program's
     """Scores [32 · n, B]."""
     rows = Size("pairs", least=1, multiple=32)

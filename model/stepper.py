@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model.ahead_of_time import leaves, rebuilt
-from model.answers import Seen
+from model.conclusion import Seen
 from model.config import NextMoveConfig
 from model.features import NO_IDENTITY
 from model.graphs import WAYS, Graph, Memory, Numbers, new_memory

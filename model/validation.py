@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.answers import distribution, table
 from model.callbacks import Callback, Progress
 from model.features import Batch, Ints, pad
 from model.group import Group
 from model.losses import WEIGHTS, losses
 from model.material import Material, make_labels
+from model.mixing import distribution, table
 from model.network import Heads, NextMoveModel
 from model.recipe import RANKED
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.answers import distribution, table
 from model.features import Ints, encode, pad
+from model.mixing import distribution, table
 from model.network import NextMoveModel
 from model.sequences import Sequences
 from model.vocabulary import Vocabulary

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.answers import choose, distribution, ranking, table
 from model.hiding import banned
+from model.mixing import choose, distribution, ranking, table
 from model.network import Copied, Mixture
 from model.pointer import FAR
 from model.scorer import Scorer

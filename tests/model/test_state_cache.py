@@ -306,14 +306,11 @@ def test_compiled_steps_answer_the_same(parts, whole):
 
 def test_whoever_answers_in_another_thread_finds_everything_compiled(parts, monkeypatch):
     """Passes that are full, and others, of which rows are nobody's."""
-    engine = Engine(parts, device="cpu")
-    engine.keep_states(1 << 24, buckets=(1, 4), compile_steps=True)
+    engine = Engine(parts, device="cpu", compiled=True)
+    engine.keep_states(1 << 24, buckets=(1, 4))
     assert engine.states.stepper.compiled
-
-    def refuse(*_):
-        raise AssertionError("something is compiled, or loaded, while somebody waits")
-
-    monkeypatch.setattr(AheadOfTime, "_loaded", refuse)
+    reason = "something is compiled, or loaded, while somebody waits"
+    monkeypatch.setattr(AheadOfTime, "_loaded", lambda *_: pytest.fail(reason))  # which no `except Exception` catches
     before = counters["stats"]["unique_graphs"]
     windows, steps = stream(60, users=9)
     with ThreadPoolExecutor(1) as device:
@@ -321,6 +318,20 @@ def test_whoever_answers_in_another_thread_finds_everything_compiled(parts, monk
             some = Stream(windows[begin:end], steps[begin:end])
             assert len(device.submit(engine.predict, some).result()) == end - begin
     assert counters["stats"]["unique_graphs"] == before
+
+
+def test_another_list_of_banned_items_waits_for_no_compiler(parts, monkeypatch):
+    """Nor one that has names of another shop, where the one before had none."""
+    monkeypatch.setattr("model.engine.LONG", 0)  # as if the catalogue was worth compiled scoring
+    engine = Engine(parts, device="cpu", compiled=True)
+    engine.hide(Hidden(frozenset({"item-1"})))
+    engine.keep_states(1 << 24, buckets=(1,))
+    monkeypatch.setattr(AheadOfTime, "_loaded", lambda *_: pytest.fail("something is compiled while somebody waits"))
+    windows, steps = stream(60, users=1)
+    for begin, names in ((0, {"item-2", "of another shop"}), (30, {"item-3"})):
+        engine.hide(Hidden(frozenset(names)))
+        found = engine.predict(Stream(windows[begin : begin + 30], steps[begin : begin + 30]))
+        assert not names & {item["item_id"] for one in found for item in one.next_items}
 
 
 def test_where_nothing_compiles_it_goes_without(parts, whole, monkeypatch, caplog):

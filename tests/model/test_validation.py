@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.answers import distribution, table
 from model.features import pad
+from model.mixing import distribution, table
 from model.recipe import RANKED
 from model.validation import JUDGED, means, sums_of
 from tests.model.test_learner import make_learner
