@@ -37,7 +37,7 @@ class Answers:
     """Makes forecasts of a network's heads, with the vocabulary's names.
 
     Items are scored in `precision`, and those that are listed once more in float32; with `compiled_scoring` by compiled code. With
-    `compiled` all that follows is.
+    `compiled` all that follows is, on a CPU.
     """
 
     def __init__(

@@ -75,7 +75,10 @@ def conclude(
         torch.stack((heads.goal[:, 0], heads.churn[:, 0]), dim=1).double() * given.lines[:, 0] + given.lines[:, 1]
     )
     log_seconds = heads.log_seconds[:, 0].double()  # [B, quantiles]
-    numbers = (chosen.probability, second.probability, mixes, questions, log_seconds)
+    totals = [
+        each.ranked.log_total[:, None] for each in (items, categories) if each is not None
+    ]  # what is listed may hide theirs
+    numbers = (chosen.probability, second.probability, *totals, mixes, questions, log_seconds)
     seconds = awaited(log_seconds.clamp(0, LONGEST), given.waits).clamp(0, LONGEST).expm1()
     chances = rounded(questions.sigmoid())  # [B, 2]
     return Told(
@@ -126,8 +129,8 @@ def _sizes(
     def of_scored(found: Scored | None) -> Any:
         return found and ((one, one, one), found.missing is not None and one, found.own is not None and each)
 
-    def of_listing(names: Listing) -> tuple[Any, ...]:
-        return {}, {}, {}, names.barred is not None and {0: Size("names")}
+    def of_listing(names: Listing, of: str) -> tuple[Any, ...]:
+        return {}, {}, {}, names.barred is not None and {0: Size(of)}
 
     return (
         (of_mixture(heads.items), of_mixture(heads.categories), one, one, one, one),
@@ -135,7 +138,14 @@ def _sizes(
         hidden is not None and each,
         of_scored(items),
         of_scored(categories),
-        (of_listing(given.items), of_listing(given.categories), {}, {}, {}, given.waits is not None and {}),
+        (
+            of_listing(given.items, "items"),
+            of_listing(given.categories, "categories"),
+            {},
+            {},
+            {},
+            given.waits is not None and {},
+        ),
     )
 
 

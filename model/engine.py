@@ -204,12 +204,19 @@ class Engine:
         """Compute states of users before their next events, where there is room; whether there is room for more."""
         return self.states is not None and self.states.restore(pasts)
 
-    def keep_states(self, limit_bytes: int, **options: Any) -> None:
+    @property
+    def _strangers_matter(self) -> bool:
+        """Whether names that are not to be listed, and that the vocabulary does not know, have compiled programs of their own."""
+        long = self.vocabulary.items.rows > LONG
+        return self.compiled and self.device == "cpu" and long and self._model.config.copy and not self.hidden.seen
+
+    def keep_states(self, limit_bytes: int, *, bans_change: bool = False, **options: Any) -> None:
         """From now on states of users are kept, within a limit of memory; options as in `StateCache`. Raises ValueError.
 
+        With `bans_change` lists of banned items may come and go later, and what any of them needs is compiled now.
         A window rule whose full windows move with every event has no use for them, nor has a backbone that looks both ways.
         """
-        self._keeping = limit_bytes, options
+        self._keeping = limit_bytes, {"bans_change": bans_change, **options}
         if self.window.stride > 1 and self._model.config.backbone in ("nextmove", *RECURRENT):
             self.states = StateCache(
                 self._model,
@@ -220,10 +227,9 @@ class Engine:
                 **{"compile_steps": self.compiled, **options},
             )
             self._hide()
-            if self.hidden.banned and self.compiled and self.device == "cpu":
-                # What hides names that the vocabulary does not know is another program: the next list may have some, or none any more
-                for unwanted in ([], [STRANGER]):
-                    self.states.warm(self._teller(self.top_k, self._identities(unwanted)), self._finish)
+            if bans_change and self._strangers_matter:  # the next list may have some, or none any more
+                other = [] if self._answers.strangers else [STRANGER]
+                self.states.warm(self._teller(self.top_k, self._identities(other)), self._finish)
             self.states.warm(self._tell(self.top_k), self._finish)
 
     @torch.inference_mode()

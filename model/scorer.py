@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.scoring_library import compile_for, of_choose, of_conclude, of_dot, of_product, of_rank, of_reduce
+from model.scoring_library import compile_for, compiled_product, of_choose, of_conclude, of_dot, of_rank, of_reduce
 from model.topk import first_k
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -27,8 +27,8 @@ GROUP = 16  # neighbouring classes that are one candidate
 SQUARE = 16  # neighbouring groups that are looked at together first
 SLACK: dict[Precision, int] = {"float32": 2, "bfloat16": 4, "int8": 6}  # groups looked into beyond k
 SHORT = 4096  # rows of a catalogue that is scored in one product
-BLOCK = 16_384  # classes at most; fewer for more queries
-BLOCK_ALONE = 8 * BLOCK  # for one query, on a CPU: every block costs .1 ms besides its work
+BLOCK = 16_384  # classes at most; fewer for many queries
+BLOCK_ALONE = 8 * BLOCK  # classes at most for one query, on a CPU: every block costs .1 ms besides its work
 LEAST = 4096  # classes
 BLOCK_CELLS = 1 << 20  # scores: 2 or 4 MB, which a CPU's cache holds
 ROOM = 128  # times as much at once on other devices, which need much to do and have the memory
@@ -122,9 +122,7 @@ class Scorer:
         self._rank = compile_for(kind, rank, of_rank) if compiled else rank
         self._dot = compile_for(kind, dot, of_dot) if compiled and kind == "cpu" else dot
         narrow = self._table.vectors.dtype == torch.int8  # whose product reads the table as fast as memory gives it
-        self._multiply_alone = (
-            compile_for(kind, product_alone, of_product) if compiled and kind == "cpu" and not narrow else None
-        )
+        self._multiply_alone = compiled_product(kind, product_alone) if compiled and not narrow else None
 
     @property
     def device(self) -> torch.device:
@@ -208,7 +206,7 @@ class Scorer:
     def _candidates(self, queries: Tensor, k: int, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         """First stage: K groups that hold the k best, [B, K], and the log Σ exp of all others, [B, 1]."""
         keep = min(k + self._slack, len(self._table.vectors) // GROUP)
-        if not keep:
+        if not keep:  # no whole group
             nothing = queries.new_full((len(queries), 1), -torch.inf)
             return nothing[:, :0].long(), nothing
         alone = len(queries) == 1 and queries.device.type == "cpu"  # groups themselves fill the vector registers
@@ -245,6 +243,8 @@ class Scorer:
         """What `reduce` says about each block, [n / GROUP, B] each."""
         vectors, scales, offsets = self._table
         alone = self._multiply_alone if len(queries) == 1 else None
+        if alone is not None and alone.is_plain:
+            alone = None
         asked, steps = (queries[0], None) if alone is not None else lay_out(queries, vectors.dtype)
         most, cells = self._block_alone if len(queries) == 1 else self._block, BLOCK_CELLS * self._room
         size = min(most, max(LEAST, cells // max(1, len(queries)) // (2 * GROUP) * (2 * GROUP)))

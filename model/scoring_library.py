@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from torch import Tensor
+
 from model.ahead_of_time import AheadOfTime, Size, works_on
 from model.compiling import compiled
 
@@ -34,6 +36,13 @@ def compile_for(device: str, function: Callable[P, R], sizes: Callable[..., Any]
     if not works_on(device):
         return compiled(function, dynamic=True, or_plain=True, options=limits | fused)
     return AheadOfTime(function, sizes, options=limits | fused, or_plain=True)
+
+
+def compiled_product(
+    device: str, function: Callable[[Tensor, Tensor], Tensor]
+) -> AheadOfTime[[Tensor, Tensor], Tensor] | None:
+    """As a loop of its own; None where libraries' products are to be used."""
+    return AheadOfTime(function, of_product, or_plain=True) if works_on(device) else None
 
 
 def of_product(vectors: Any, query: Any) -> tuple[Any, ...]:

@@ -50,7 +50,8 @@ def load_successor(directory: Path, settings: Settings) -> Engine:
     How many threads there are is the process's, and stays as it is.
     """
     engine = _engine(directory, settings)
-    engine.warm()
+    if not engine.compiled:
+        engine.warm()
     return engine
 
 
@@ -62,7 +63,9 @@ def _engine(directory: Path, settings: Settings, threads: int | None = None, hid
     if settings.states_mb:
         wanted = settings.states_precision
         dtype = fastest_dtype(device) if wanted == "auto" else getattr(torch, wanted)
-        engine.keep_states(settings.states_mb << 20, dtype=dtype)
+        engine.keep_states(settings.states_mb << 20, bans_change=settings.banned_items is not None, dtype=dtype)
+    if engine.compiled:
+        engine.warm()  # windows that are no steps
     return engine
 
 

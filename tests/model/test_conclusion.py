@@ -17,7 +17,11 @@ from model.vocabulary import Catalogue
 
 WIDTH, BEHAVIORS, K = 8, 4, 5
 ITEMS, CATEGORIES = (
-    Catalogue(tuple(f"{of}{n}" for n in range(count)), buckets=4) for of, count in (("i", 90), ("c", 7))
+    Catalogue(tuple(f"{of}{n}" for n in range(count)), buckets=4) for of, count in (("i", 90), ("c", 150))
+)
+RANKED, RANKED_CATEGORIES = (
+    ranking(Scorer(torch.ones(len(of.names) + 1, WIDTH), torch.zeros(len(of.names) + 1)), of, [1] * len(of.names))
+    for of in (ITEMS, CATEGORIES)
 )
 CALIBRATION = Calibration(
     1.3, purchase=Line(0.8, -0.4), churn=Line(1.2, 0.3), times=(Line(0.9, 0.1), Line(1.0, -0.2), Line(0.8, 0.4))
@@ -85,7 +89,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_compiled_says_the_same(kind):
+def test_compiled_says_the_same(kind, caplog):
     if not can_compile():
         pytest.fail("a C++ compiler belongs to a machine that runs the tests: Debian's g++")
     run = compiled_conclude()
@@ -100,15 +104,17 @@ def test_compiled_says_the_same(kind):
                 torch.testing.assert_close(one, other, atol=2e-7, rtol=1e-6)  # the last decimal that is told
             else:
                 assert torch.equal(one, other), name
+    assert "is not compiled" not in caplog.text
 
 
-def test_one_program_is_for_all_lists(monkeypatch):
+def test_one_program_is_for_all_lists(monkeypatch, caplog):
     """Whoever changes the list of banned items while a worker answers waits for no compiler."""
     run = compiled_conclude()
     run(*answers(3, 12))
     monkeypatch.setattr(AheadOfTime, "_loaded", lambda *_: pytest.fail("another program is made"))
     for kind in (*KINDS[3:], {}):
         assert run(*answers(5, 7, **kind)).ids.shape == (5, K)
+    assert "is not compiled" not in caplog.text
 
 
 def test_what_is_no_number_is_not_sound():
@@ -116,6 +122,16 @@ def test_what_is_no_number_is_not_sound():
     given[0].goal[1] = torch.nan
     for say in (conclude, compiled_conclude()):
         assert say(*given).sound.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("strange", [torch.nan, -torch.nan, torch.inf])
+def test_a_window_without_known_names_is_not_sound_either(strange):
+    """What is popular stands in for the catalogue, and has a probability."""
+    heads, seen, *_, given, k = answers(3, 12)
+    heads.items.query[0] = strange
+    items = scored(heads.items, seen.item_ids, RANKED, k, None)
+    others = scored(heads.categories, seen.category_ids, RANKED_CATEGORIES, k, None)
+    assert conclude(heads, seen, None, items, others, given, k).sound.tolist() == [False, True, True]
 
 
 def test_decimals_are_those_of_torch():

@@ -197,18 +197,21 @@ def test_the_vectors_are_shared_not_copied():
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 @pytest.mark.parametrize(
     ("precision", "classes", "most"),
-    [("bfloat16", 3000, 20), ("int8", SHORT + 1000, 20), ("bfloat16", SHORT + 1000, 1)],
+    [("bfloat16", 3000, 20), ("int8", SHORT + 1000, 20), ("float32", SHORT + 1000, 1)],
 )
-def test_compiled_says_the_same(precision, classes, most):
+def test_compiled_says_the_same(precision, classes, most, caplog):
     """For many queries, and for one, which has code of its own."""
     vectors, bias, queries = learned(classes, 20)
     hidden = torch.arange(1, 21)[:, None].repeat(1, 2)
-    fast, slow = (Scorer(vectors, bias, precision=precision, compiled=compiled) for compiled in (True, False))
+    fast, slow = (
+        Scorer(vectors, bias, precision=precision, block=2048, compiled=compiled) for compiled in (True, False)
+    )
     for seen in (None, hidden[:most]):
         one, other = fast.top(queries[:most], 10, seen), slow.top(queries[:most], 10, seen)
         assert torch.equal(one.classes, other.classes)
         torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(one.log_total, other.log_total, atol=1e-4, rtol=0)
+    assert "is not compiled" not in caplog.text
 
 
 def test_an_empty_batch_has_an_empty_answer():

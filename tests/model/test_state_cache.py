@@ -304,7 +304,7 @@ def test_compiled_steps_answer_the_same(parts, whole):
     assert engine.states.counts.hits > 50
 
 
-def test_whoever_answers_in_another_thread_finds_everything_compiled(parts, monkeypatch):
+def test_whoever_answers_in_another_thread_finds_everything_compiled(parts, monkeypatch, caplog):
     """Passes that are full, and others, of which rows are nobody's."""
     engine = Engine(parts, device="cpu", compiled=True)
     engine.keep_states(1 << 24, buckets=(1, 4))
@@ -317,21 +317,23 @@ def test_whoever_answers_in_another_thread_finds_everything_compiled(parts, monk
         for begin, end in ((0, 40), (40, 43), (43, 60)):
             some = Stream(windows[begin:end], steps[begin:end])
             assert len(device.submit(engine.predict, some).result()) == end - begin
+    assert "is not compiled" not in caplog.text
     assert counters["stats"]["unique_graphs"] == before
 
 
-def test_another_list_of_banned_items_waits_for_no_compiler(parts, monkeypatch):
+def test_another_list_of_banned_items_waits_for_no_compiler(parts, monkeypatch, caplog):
     """Nor one that has names of another shop, where the one before had none."""
     monkeypatch.setattr("model.engine.LONG", 0)  # as if the catalogue was worth compiled scoring
     engine = Engine(parts, device="cpu", compiled=True)
     engine.hide(Hidden(frozenset({"item-1"})))
-    engine.keep_states(1 << 24, buckets=(1,))
+    engine.keep_states(1 << 24, buckets=(1,), bans_change=True)
     monkeypatch.setattr(AheadOfTime, "_loaded", lambda *_: pytest.fail("something is compiled while somebody waits"))
     windows, steps = stream(60, users=1)
     for begin, names in ((0, {"item-2", "of another shop"}), (30, {"item-3"})):
         engine.hide(Hidden(frozenset(names)))
         found = engine.predict(Stream(windows[begin : begin + 30], steps[begin : begin + 30]))
         assert not names & {item["item_id"] for one in found for item in one.next_items}
+    assert "is not compiled" not in caplog.text
 
 
 def test_where_nothing_compiles_it_goes_without(parts, whole, monkeypatch, caplog):
