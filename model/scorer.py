@@ -82,7 +82,7 @@ class Scorer:
 
     `precision` is that of the first stage: a list of lower precision may miss a class whose logit is level with the k-th
     to within the rounding. `banned` classes are neither listed nor counted. With `compiled`, what follows the product is
-    fused, which needs a C++ compiler on the machine.
+    fused, and so is the product of a query that comes alone, in float32 but in int8, which needs a C++ compiler on the machine.
     """
 
     def __init__(
