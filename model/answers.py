@@ -21,7 +21,8 @@ from model.forecast import Category, Forecast, Item
 from model.hiding import Hidden, banned
 from model.mixing import distribution, listing, ranking, scored, table
 from model.network import Heads, NextMoveModel
-from model.scorer import Precision, Scorer
+from model.precision import Precision
+from model.scorer import Scorer
 from model.told import Told
 from model.vocabulary import Catalogue, Vocabulary
 

@@ -105,6 +105,7 @@ def compiled_conclude() -> Conclude:
     def run(
         heads: Heads, seen: Seen, hidden: Tensor | None, items: Scored, categories: Scored | None, given: Fixed, k: int
     ) -> Told:
+        """As `conclude`; what is None only since nothing is banned or hidden becomes a tensor that says so, [B], [B, L]."""
         if items.missing is None:
             items = items._replace(missing=torch.full_like(items.ranked.log_total, -torch.inf))
         if heads.items.copied is None:  # then scoring alone has to know

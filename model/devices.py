@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from model.artifact import ArtifactError
-from model.scorer import Precision
+from model.precision import Precision
 
 WIDTH, RUNS = 128, 20
 SHAPES = {

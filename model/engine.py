@@ -30,7 +30,7 @@ from model.forecast import Forecast, difference
 from model.hiding import Hidden
 from model.network import NextMoveModel
 from model.passes import spans
-from model.scorer import Precision
+from model.precision import Precision
 from model.slots import Kept
 from model.state_cache import StateCache, strange_identity
 from model.stepper import Tell

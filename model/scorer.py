@@ -12,16 +12,15 @@ denominator and is never listed. Knows nothing of items.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.precision import Precision, lay_out, prepare
 from model.scoring_library import compile_for, compiled_product, of_choose, of_conclude, of_dot, of_rank, of_reduce
 from model.topk import first_k
-
-Precision = Literal["float32", "bfloat16", "int8"]
 
 GROUP = 16  # neighbouring classes that are one candidate
 SQUARE = 16  # neighbouring groups that are looked at together first
@@ -37,7 +36,6 @@ QUERIES_ELSEWHERE = 2048
 LANES = (
     8 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 16
 )  # numbers of a vector register: queries are padded to whole ones
-FEW = 16  # queries whose product in float32 is faster, on a CPU, if they stay rows: 7 instead of 10 ms for 8 of them and 50,000 classes
 HIDDEN = torch.iinfo(torch.int32).min  # no sum of products of int8 values is that small
 LOWEST = torch.finfo(torch.float32).min
 CELLS = 1 << 18  # numbers gathered at once, 1 MB: what the cache holds
@@ -49,14 +47,6 @@ class Ranked(NamedTuple):
     logits: Tensor  # float32 [B, k] best first, ties by lower class; -inf where fewer than k are allowed
     classes: Tensor  # int64 [B, k]; 0 where fewer than k are allowed
     log_total: Tensor  # float32 [B] log Σ exp over all allowed classes and class 0
-
-
-class Table(NamedTuple):
-    """A catalogue as the first stage reads it: R' rows, whole groups."""
-
-    vectors: Tensor  # [R', D] in the precision
-    scales: Tensor | None  # float32 [R'] what one step of an int8 row is worth
-    offsets: Tensor  # float32 [R'] bias; -inf where a class is never listed
 
 
 class Exact(NamedTuple):
@@ -325,36 +315,6 @@ def log_sum(best: Tensor, mass: Tensor, dim: int) -> Tensor:
     """Log Σ exp over groups of which each has a `mass` relative to its best."""
     most = best.amax(dim, keepdim=True).clamp(min=LOWEST)
     return ((best - most).exp() * mass).sum(dim).log() + most.squeeze(dim)
-
-
-def prepare(vectors: Tensor, offsets: Tensor, precision: Precision) -> Table:
-    """Vectors [R', D] in the precision of the first stage; int8 ones with a scale for each row."""
-    if precision == "float32":
-        return Table(vectors, None, offsets)
-    if precision == "bfloat16":
-        return Table(vectors.bfloat16(), None, offsets)
-    narrow = torch.empty_like(vectors, dtype=torch.int8)
-    scales = torch.empty(len(vectors), device=vectors.device)
-    for begin in range(0, len(vectors), BLOCK):
-        part = slice(begin, begin + BLOCK)
-        narrow[part], scales[part] = quantized(vectors[part])
-    return Table(narrow, scales, offsets)
-
-
-def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows as int8 of at most ±127 and what one step is worth, [P, D] → [P, D] and [P] (absolute-maximum, symmetric)."""
-    scales = rows.abs().amax(1) / 127
-    return (rows / scales.clamp(min=1e-30)[:, None]).round().to(torch.int8), scales
-
-
-def lay_out(queries: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Queries [B, D] as columns [D, B] of the precision, laid out as its product wants them, and for int8 what one step of each is worth [B]."""
-    if kind != torch.int8:
-        columns = queries.to(kind).t()
-        rows_are_faster = kind == torch.float32 and len(queries) <= FEW and queries.device.type == "cpu"
-        return columns if rows_are_faster else columns.contiguous(), None
-    narrow, scales = quantized(queries)
-    return narrow.t().contiguous(), scales
 
 
 def hide(scores: Tensor, at: Tensor, rows: int) -> None:

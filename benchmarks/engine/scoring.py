@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from model.compiling import can_compile
-from model.scorer import BLOCK, ROOM, Precision, Ranked, Scorer
+from model.precision import Precision
+from model.scorer import BLOCK, ROOM, Ranked, Scorer
 
 WIDTH = 128
 RANK = 24  # dimensions that the vectors mostly lie in

@@ -65,6 +65,27 @@ def test_a_successor_changes_no_number_of_threads_and_is_warm(tmp_path: Path, mo
     assert (engine.top_k, warmed, torch.get_num_threads()) == (3, [engine], before)
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_list_of_banned_items_is_announced_and_compiled_models_are_warm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool
+) -> None:
+    """What another list, or a window that is no step, needs is compiled before anybody waits; for the first model and the next."""
+    published(tmp_path / "model", untrained(window=WindowRule(events=8, stride=4)))
+    (tmp_path / "banned").write_text("")
+    told: list[object] = []
+    monkeypatch.setattr("stream_app.serving.can_compile", lambda device: True)
+    monkeypatch.setattr(
+        Engine, "keep_states", lambda engine, limit_bytes, *, bans_change, **_: told.append(bans_change)
+    )
+    monkeypatch.setattr(Engine, "warm", lambda engine: told.append("warm"))
+    monkeypatch.setattr(Engine, "check_golden", lambda engine: None)
+    banned = tmp_path / "banned" if listed else None
+    settings = Settings(model=tmp_path / "model", device="cpu", banned_items=banned, compile=True)
+    for load in (load_engine, lambda settings: load_successor(tmp_path / "model", settings)):
+        load(settings)
+    assert told == [listed, "warm"] * 2
+
+
 def test_the_limits_of_an_event_are_those_of_the_settings() -> None:
     settings = Settings(max_event_bytes=500, max_future_s=10, lateness_s=2)
     records = [
