@@ -22,7 +22,8 @@ from stream_app.serving import model_directory
 
 log = logging.getLogger("nextmove")
 
-RENAME_S = 0.5  # who publishes renames twice, and between the two there is no model: it is looked for again
+RENAME_S = 0.5  # who publishes renames twice, and between the two there is no model: that long it is looked for again
+LOOKS = 10  # in that time: whoever publishes again and again may be met between two renames more than once
 
 Load = Callable[[Path], Engine]  # a model directory, checked and warm
 Take = Callable[[Engine], Awaitable[None]]  # returns when the model answers
@@ -96,12 +97,13 @@ class ModelWatch:
 
 
 def find(place: Path) -> Published:
-    """The model that lies there; it reads the manifest and no other file. Raises ArtifactError."""
-    try:
-        return _look(place)
-    except ArtifactError:
-        sleep(RENAME_S)
-        return _look(place)
+    """The model that lies there; it reads the manifest and no other file. Raises ArtifactError if there is none for `RENAME_S`."""
+    for _ in range(LOOKS):
+        try:
+            return _look(place)
+        except ArtifactError:
+            sleep(RENAME_S / LOOKS)
+    return _look(place)
 
 
 def _look(place: Path) -> Published:

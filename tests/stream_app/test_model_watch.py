@@ -31,6 +31,9 @@ from tests.stream_app.records import event_record
 from tests.stream_app.test_pipeline import read, run
 
 
+THE_WORKERS = model_watch.RENAME_S  # seconds; most tests wait less
+
+
 class Watched:
     """A pipeline, and the watch over the place of its model."""
 
@@ -331,8 +334,31 @@ async def test_the_moment_between_the_two_renames_of_a_publisher_is_waited_for(
     assert watched.told == []
 
 
-async def test_a_publisher_at_full_speed_is_never_blamed(place: Path, old: str) -> None:
+async def test_a_publisher_may_be_met_between_two_renames_again_and_again(
+    place: Path, old: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice nothing is there, and the third time the whole model."""
+    watched = Watched(place)
+    aside = place.with_name("aside")
+    place.rename(aside)  # noqa: ASYNC240  # nothing else waits here
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            aside.rename(place)
+
+    monkeypatch.setattr(model_watch, "sleep", wait)
+    await watched.watch.check()
+    assert watched.told == []
+    assert len(waits) == 3
+
+
+async def test_a_publisher_at_full_speed_is_never_blamed(
+    place: Path, old: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Real publishing in another thread, again and again: every version that takes over is one that was published."""
+    monkeypatch.setattr(model_watch, "RENAME_S", THE_WORKERS)
     watched = Watched(place)
     parts = [untrained(seed) for seed in range(3)]
     versions = {old}
