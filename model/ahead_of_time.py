@@ -12,6 +12,7 @@ import logging
 import platform
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from model.compiling import ONE_AT_A_TIME
+from model.native import Library, is_whole, write
 
 log = logging.getLogger("nextmove")
 
@@ -131,21 +133,17 @@ class AheadOfTime(Generic[P, R]):
         weights = {**dict(flat.named_parameters()), **dict(flat.named_buffers())}
         of = self._program if hasattr(self._program, "__qualname__") else type(self._program)
         about = of.__module__, of.__qualname__, self._about, sorted(self._options.items())
-        path = folder() / f"{named(*about, kind)}.pt2"
+        path = folder() / f"{named(*about, kind)}.so"
         examples = _examples(tensors, sizes)
         with ONE_AT_A_TIME:
-            try:
-                loader = _load(path)
-            except RuntimeError:  # there is none, or not a whole one
+            if not is_whole(path):
                 _build(flat, sizes, examples, self._options, path)
-                loader = _load(path)
-        used = loader.get_constant_fqns()
-        own = {name: weights[name].detach() for name in used}
-        loader.load_constants(own, False, True, True)  # the same memory
+            library = Library(path)
+        library.give({name: weights[name].detach() for name in library.weights})
         like = self._program(*rebuilt(flat.args, iter(examples)))
 
         def run(tensors: list[Tensor]) -> R:
-            answers = loader.boxed_run([each.contiguous() for each in tensors])
+            answers = library([each.contiguous() for each in tensors])
             return rebuilt(like, iter(answers))  # type: ignore[no-any-return]  # of that type
 
         return run
@@ -257,12 +255,6 @@ def _examples(tensors: Sequence[Tensor], sizes: Sequence[Sizes]) -> list[Tensor]
     return examples
 
 
-def _load(path: Path) -> Any:
-    """What runs a library. Raises RuntimeError."""
-    # Public by its documentation only under a name that imports all of the compiler
-    return torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)  # noqa: SLF001
-
-
 def _build(
     flat: nn.Module,
     sizes: Sequence[Sizes],
@@ -299,12 +291,28 @@ def _build(
             package_path=str(Path(aside) / "library.pt2"),
             inductor_configs={**options, **WITHOUT_WEIGHTS},
         )
-        left_out = set(_load(Path(built)).get_constant_fqns())
+        alone = Path(aside) / "library.so"
+        write(alone, _library_in(Path(built)))
+        left_out = Library(alone).weights
         if left_out != _weights_in(exported):
             raise RuntimeError(
                 f"weights became part of the code: {', '.join(sorted(_weights_in(exported) - left_out))}"
             )
-        Path(built).replace(path)
+        alone.replace(path)
+
+
+def _library_in(package: Path) -> bytes:
+    """The library of a package. Raises RuntimeError where it needs more than itself."""
+    with zipfile.ZipFile(package) as files:
+        names = files.namelist()
+        if others := [
+            name for name in names if name.endswith("extern_kernel_nodes.json") and files.getinfo(name).file_size
+        ]:
+            raise RuntimeError(
+                f"the program has operators that are torch's own loader's alone: {files.read(others[0])[:200]!r}"
+            )
+        (found,) = [name for name in names if name.endswith(".so")]
+        return files.read(found)
 
 
 def _weights_in(exported: torch.export.ExportedProgram) -> set[str]:

@@ -30,7 +30,6 @@ from tests.artefacts import published, untrained
 from tests.stream_app.records import event_record
 from tests.stream_app.test_pipeline import read, run
 
-
 THE_WORKERS = model_watch.RENAME_S  # seconds; most tests wait less
 
 
