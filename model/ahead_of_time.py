@@ -8,6 +8,7 @@ torch, the processor, the number of threads, this package's code, and the kind o
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import tempfile
@@ -302,17 +303,14 @@ def _build(
 
 
 def _library_in(package: Path) -> bytes:
-    """The library of a package. Raises RuntimeError where it needs more than itself."""
+    """The library of a package. Raises RuntimeError where it needs more than itself: operators that only torch's own loader calls."""
     with zipfile.ZipFile(package) as files:
-        names = files.namelist()
-        if others := [
-            name for name in names if name.endswith("extern_kernel_nodes.json") and files.getinfo(name).file_size
-        ]:
-            raise RuntimeError(
-                f"the program has operators that are torch's own loader's alone: {files.read(others[0])[:200]!r}"
-            )
-        (found,) = [name for name in names if name.endswith(".so")]
-        return files.read(found)
+        told = [name for name in files.namelist() if name.endswith(".json") and not name.endswith("_metadata.json")]
+        nodes = [one["node"]["target"] for name in told for one in json.loads(files.read(name))["nodes"]]
+        if nodes:
+            raise RuntimeError(f"the program has operators that are torch's own loader's alone: {', '.join(nodes)}")
+        (library,) = [name for name in files.namelist() if name.endswith(".so")]
+        return files.read(library)
 
 
 def _weights_in(exported: torch.export.ExportedProgram) -> set[str]:

@@ -20,7 +20,18 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from model.backbones import Recurrent
 from model.features import NO_IDENTITY, Batch
-from model.network import DISTANCES, GAP_BUCKETS, HOUR_MS, Block, Copied, Heads, Mixture, NextMoveModel, quantiles
+from model.network import (
+    DISTANCES,
+    GAP_BUCKETS,
+    HOUR_MS,
+    Block,
+    Copied,
+    Heads,
+    Mixture,
+    NextMoveModel,
+    gap_buckets,
+    quantiles,
+)
 from model.pointer import COUNT_CAP, EVENT_DECAYS, FAR, TIME_DECAYS_S, Pointer
 from model.pool import KINDS, Event, Pool, Stepped
 
@@ -89,8 +100,7 @@ class Step(nn.Module):
 
     def timed(self, event: Event, view: View) -> Tensor:
         """When the events are, and how long after the ones before, as vectors [B, D]."""
-        edges = 1000 * 2 ** torch.arange(GAP_BUCKETS, device=view.gap_ms.device)  # ms
-        gaps = torch.where(event.lengths == 0, GAP_BUCKETS + 1, torch.bucketize(view.gap_ms.clamp(min=0), edges))
+        gaps = torch.where(event.lengths == 0, GAP_BUCKETS + 1, gap_buckets(view.gap_ms.clamp(min=0)))
         return self.model.gap(gaps) + self.model.hour(event.times_ms // HOUR_MS % 24)  # type: ignore[no-any-return]
 
 

@@ -246,9 +246,8 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         categories = self.hide(batch.category_rows, self.config.category_first, self.config.unknown_categories)
         times = batch.times_ms
         gaps = torch.diff(times, dim=1).clamp(min=0)  # [B, L - 1]
-        edges = 1000 * 2 ** torch.arange(GAP_BUCKETS, device=times.device)  # ms
         first = torch.full_like(times[:, :1], GAP_BUCKETS + 1)
-        gap_rows = torch.cat((first, torch.bucketize(gaps, edges)), dim=1)  # [B, L]
+        gap_rows = torch.cat((first, gap_buckets(gaps)), dim=1)  # [B, L]
         if hidden is not None:  # the pause after a hidden event would tell when it was
             gap_rows[:, 1:] = gap_rows[:, 1:].masked_fill(hidden[:, :-1], GAP_BUCKETS + 1)
         x = items + self.category(categories) + self.behavior(batch.behavior_rows)
@@ -313,6 +312,14 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         """The same for categories."""
         first = self.config.category_first
         return torch.cat((self.category.weight[2:3], self.category.weight[first:])), self.category_bias
+
+
+def gap_buckets(gaps_ms: Tensor) -> Tensor:
+    """In which bucket each time between two events lies, int64 of the same shape: 0 … GAP_BUCKETS; gaps are at least 0."""
+    steps = torch.arange(GAP_BUCKETS, device=gaps_ms.device)
+    return torch.bucketize(
+        gaps_ms, 1000 * (torch.ones_like(steps) << steps)
+    )  # no power: compiled, that is torch's loader's alone
 
 
 def quantiles(raw: Tensor) -> Tensor:

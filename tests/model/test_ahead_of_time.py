@@ -192,6 +192,13 @@ def test_what_does_not_compile_raises_or_is_run_as_it_is(monkeypatch, built, cap
     assert caplog.messages == ["program is not compiled: no C++ compiler found"]
 
 
+def test_operators_that_are_the_loaders_alone_are_refused(built):
+    """A library that asks for one is no library for us; better to know when it is made than in each pass."""
+    with pytest.raises(RuntimeError, match=r"torch's own loader's alone: aten::pow\.Scalar"):
+        AheadOfTime(lambda x: 2 ** x.long(), lambda _: ({0: ROWS},))(torch.rand(5))
+    assert built == []
+
+
 def test_two_dimensions_that_are_one_must_be_said_to_be(built):
     """What is traced with sizes of its own finds that out, before anything is answered wrongly."""
     with pytest.raises(RuntimeError, match="must match the size of tensor b"):
