@@ -41,6 +41,7 @@ from stream_app.predictions import Forecast, Message
 from stream_app.producing import Deliveries
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
+from stream_app.turns import short_turns
 
 log = logging.getLogger("nextmove")
 
@@ -124,6 +125,10 @@ class PredictionAgent:
 
     async def run(self, stream: StreamT[list[Record]]) -> None:
         """Work on the chunks of `stream` until it ends; the first failure of any step ends it."""
+        with short_turns():  # of the device's thread and the event loop's
+            await self._run(stream)
+
+    async def _run(self, stream: StreamT[list[Record]]) -> None:
         prepared: asyncio.Queue[Prepared] = asyncio.Queue(self._settings.chunks_prepared)
         inferred: asyncio.Queue[Inferred] = asyncio.Queue()  # `_room` bounds these two
         answered: asyncio.Queue[Answered] = asyncio.Queue()

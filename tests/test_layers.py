@@ -58,6 +58,7 @@ TRANSPORT = {
     "stream_app.settings",
     "stream_app.tables",
     "stream_app.topics",
+    "stream_app.turns",
     "stream_app.web",
     "stream_app.worker",
 }

@@ -4,6 +4,7 @@ A journal keeps what leaves the agent in the order in which it does: records sen
 """
 
 import asyncio
+import sys
 import threading
 import time
 import weakref
@@ -36,6 +37,7 @@ from stream_app.predictions import Message
 from stream_app.producing import Sendable
 from stream_app.settings import Settings
 from stream_app.tables import HistoryTable
+from stream_app.turns import TURN_S
 from tests.stream_app.records import FakeRecord, event_record
 from tests.stream_app.test_pipeline import NAMES, Echo, echo, pipeline, read
 
@@ -288,6 +290,18 @@ def slow_device() -> Iterator[SlowDevice]:
         yield device
     finally:
         device.may_answer.set()  # or its thread would wait
+
+
+async def test_the_device_and_the_event_loop_take_short_turns() -> None:
+    before = sys.getswitchinterval()
+    with slow_device() as device:
+        async with on_stage(pipeline(predictor=device)) as stage:
+            await stage.hand_over(event_record("u", 0))
+            await stage.until(lambda: device.calls)
+            assert sys.getswitchinterval() == pytest.approx(TURN_S)
+            device.may_answer.set()
+            await stage.deliver_all()
+    assert sys.getswitchinterval() == before
 
 
 # Acknowledged only when everything is delivered
