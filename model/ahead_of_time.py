@@ -137,9 +137,10 @@ class AheadOfTime(Generic[P, R]):
         path = folder() / f"{named(*about, kind)}.so"
         examples = _examples(tensors, sizes)
         with ONE_AT_A_TIME:
-            if not is_whole(path):
+            library = _load(path)
+            if library is None:
                 _build(flat, sizes, examples, self._options, path)
-            library = Library(path)
+                library = Library(path)
         library.give({name: weights[name].detach() for name in library.weights})
         like = self._program(*rebuilt(flat.args, iter(examples)))
 
@@ -256,6 +257,14 @@ def _examples(tensors: Sequence[Tensor], sizes: Sequence[Sizes]) -> list[Tensor]
     return examples
 
 
+def _load(path: Path) -> Library | None:
+    """The library that lies there, if a whole one does that this machine can load: others may share the place."""
+    try:
+        return Library(path) if is_whole(path) else None
+    except (OSError, AttributeError, RuntimeError):
+        return None
+
+
 def _build(
     flat: nn.Module,
     sizes: Sequence[Sizes],
@@ -305,11 +314,13 @@ def _build(
 def _library_in(package: Path) -> bytes:
     """The library of a package. Raises RuntimeError where it needs more than itself: operators that only torch's own loader calls."""
     with zipfile.ZipFile(package) as files:
-        told = [name for name in files.namelist() if name.endswith(".json") and not name.endswith("_metadata.json")]
-        nodes = [one["node"]["target"] for name in told for one in json.loads(files.read(name))["nodes"]]
+        (library,) = [name for name in files.namelist() if name.endswith(".so")]
+        told = library.removesuffix(".so") + ".json"  # written only where there is something to tell
+        nodes = (
+            [one["node"]["target"] for one in json.loads(files.read(told))["nodes"]] if told in files.namelist() else []
+        )
         if nodes:
             raise RuntimeError(f"the program has operators that are torch's own loader's alone: {', '.join(nodes)}")
-        (library,) = [name for name in files.namelist() if name.endswith(".so")]
         return files.read(library)
 
 

@@ -30,7 +30,8 @@ class _Weight(ctypes.Structure):
 class Library:
     """A library on disk, with weights of its own. Not for several threads at once.
 
-    Raises OSError where it cannot be loaded, and RuntimeError with what the library says where anything fails.
+    Raises OSError where it cannot be loaded, AttributeError where it is another kind of library, and RuntimeError with what the
+    library says where anything fails.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,6 +41,7 @@ class Library:
         self._end = weakref.finalize(self, self._functions["Delete"], self._container)
         self._end.atexit = False  # torch may be gone by then
         self._answers = self._number("NumOutputs")
+        self._has_weights = False
         self._names: dict[str, bytes] = {}  # in the library, by the program's
         for place in range(self._number("NumConstants")):
             name, of_program = TEXT(), TEXT()
@@ -53,7 +55,10 @@ class Library:
         return set(self._names)
 
     def give(self, weights: Mapping[str, Tensor]) -> None:
-        """From now on it looks at these weights, in the memory where they are; by name, all of them and maybe others."""
+        """From now on it looks at these weights, in the memory where they are; by name, all of them and maybe others.
+
+        They must be of the types and shapes that it was made for: nobody looks.
+        """
         handles = _handles([weights[name] for name in self._names])
         entries = (_Weight * len(handles))(*map(_Weight, self._names.values(), handles))
         try:
@@ -67,12 +72,19 @@ class Library:
             )
         finally:
             _tensors(handles)  # it has handles of its own
+        self._has_weights = True
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """What it answers to these tensors, which are contiguous; Python's lock is free meanwhile."""
+        """What it answers to these tensors, which are contiguous and of the kinds that it was made for; Python's lock is free meanwhile."""
+        if self._names and not self._has_weights:
+            raise RuntimeError(f"nobody has given it {', '.join(self._names)}")
         handles = _handles(tensors)
         given, answers = (POINTER * len(handles))(*handles), (POINTER * self._answers)()
-        self._call("Run", self._container, given, len(given), answers, len(answers), None, None)
+        try:
+            self._call("Run", self._container, given, len(given), answers, len(answers), None, None)
+        except RuntimeError:
+            _tensors([each for each in given if each])  # those that it took are gone from there
+            raise
         return _tensors(list(answers))
 
     def _number(self, of: str) -> int:

@@ -23,7 +23,7 @@ from stream_app.serving import model_directory
 log = logging.getLogger("nextmove")
 
 RENAME_S = 0.5  # who publishes renames twice, and between the two there is no model: that long it is looked for again
-LOOKS = 10  # in that time: whoever publishes again and again may be met between two renames more than once
+WAITS = 10  # in that time, all of one length: whoever publishes again and again may be met between two renames more than once
 
 Load = Callable[[Path], Engine]  # a model directory, checked and warm
 Take = Callable[[Engine], Awaitable[None]]  # returns when the model answers
@@ -98,11 +98,11 @@ class ModelWatch:
 
 def find(place: Path) -> Published:
     """The model that lies there; it reads the manifest and no other file. Raises ArtifactError if there is none for `RENAME_S`."""
-    for _ in range(LOOKS):
+    for _ in range(WAITS):
         try:
             return _look(place)
         except ArtifactError:
-            sleep(RENAME_S / LOOKS)
+            sleep(RENAME_S / WAITS)
     return _look(place)
 
 

@@ -1,6 +1,7 @@
 """Programs as libraries on disk."""
 
 import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from model import ahead_of_time
+from model import ahead_of_time, native
 from model.ahead_of_time import AheadOfTime, Size, folder
 
 ROWS, COLUMNS = Size("rows"), Size("columns", least=1, multiple=4)
@@ -131,15 +132,23 @@ def test_what_is_overwritten_is_overwritten_once(built):
     assert run(sums, added).tolist() == [0, 4, 8, 12, 16]
 
 
-def test_what_is_no_library_is_compiled_again(built, place):
-    run = AheadOfTime(program, of_program, about="broken")
-    check(run(*asked(5, 8)), asked(5, 8))
-    library = place / built[-1]
-    half = library.read_bytes()[: library.stat().st_size // 2]
-    library.unlink()  # it is at work here
-    library.write_bytes(half)
-    check(AheadOfTime(program, of_program, about="broken")(*asked(5, 8)), asked(5, 8))
-    assert built[-2:] == [built[-1]] * 2
+@pytest.mark.parametrize("kind", ["half of one", "something else"])
+def test_what_is_no_library_is_compiled_again(built, monkeypatch, tmp_path, kind):
+    paths: list[Path] = []
+    load = ahead_of_time._load
+    monkeypatch.setattr(ahead_of_time, "_load", lambda path: paths.append(path) or load(path))
+    check(AheadOfTime(program, of_program)(*asked(5, 8)), asked(5, 8))
+    there = tmp_path / paths[0].name
+    if kind == "half of one":
+        content = paths[0].read_bytes()
+        there.write_bytes(content[: len(content) // 2])
+    else:
+        native.write(there, b"no library")
+    monkeypatch.setattr(ahead_of_time, "folder", lambda: tmp_path)
+    before = len(built)
+    check(AheadOfTime(program, of_program)(*asked(5, 8)), asked(5, 8))
+    assert built[before:] == [there.name]
+    assert load(there) is not None
 
 
 def test_names_tell_all_that_a_library_depends_on(monkeypatch):

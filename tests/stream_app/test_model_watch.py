@@ -336,7 +336,7 @@ async def test_the_moment_between_the_two_renames_of_a_publisher_is_waited_for(
 async def test_a_publisher_may_be_met_between_two_renames_again_and_again(
     place: Path, old: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twice nothing is there, and the third time the whole model."""
+    """Three times nothing is there, and then the whole model."""
     watched = Watched(place)
     aside = place.with_name("aside")
     place.rename(aside)  # noqa: ASYNC240  # nothing else waits here
