@@ -113,6 +113,23 @@ def wait_for_answers(bootstrap: str, names: Names, at_least: int, limit_s: float
         time.sleep(0.2)
 
 
+def wait_for_outputs(bootstrap: str, names: Names, at_least: int, limit_s: float = 300) -> None:
+    """Until there are so many outputs, twins counted as two; seen within some hundredths of a second, since none is read."""
+    asyncio.run(asyncio.wait_for(_wait_for_outputs(bootstrap, names, at_least), limit_s))
+
+
+async def _wait_for_outputs(bootstrap: str, names: Names, at_least: int) -> None:
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        topics = (names.predictions, names.dead_letters)
+        places = [TopicPartition(topic, number) for topic in topics for number in await _partitions(consumer, topic)]
+        while sum((await consumer.end_offsets(places)).values()) < at_least:
+            await asyncio.sleep(0.02)
+    finally:
+        await consumer.stop()
+
+
 def headers(record: ConsumerRecord) -> dict[str, bytes]:
     """The headers by name."""
     return dict(record.headers)

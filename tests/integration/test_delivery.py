@@ -11,7 +11,7 @@ from aiokafka.structs import ConsumerRecord
 
 from model.engine import Engine
 from tests import checker
-from tests.checker import Names, wait_for_answers
+from tests.checker import Names, wait_for_answers, wait_for_outputs
 from tests.integration.conftest import deployed
 from tests.kafka_server import KafkaServer
 from tests.processes import Program, WorkerProcess, json_lines, nextmove
@@ -36,7 +36,8 @@ def model(taobao: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(kafka: KafkaServer, names: Names, model: Path) -> dict[str, str]:
-    return deployed(kafka, names, model)
+    """With small chunks: a worker that comes back after a kill finds thousands of events, and shall not answer them all at once."""
+    return {**deployed(kafka, names, model), "chunk_records": "256"}
 
 
 @pytest.fixture
@@ -62,8 +63,9 @@ def test_every_event_is_answered_once_though_the_worker_is_killed_twice(
     replay = ("replay", str(taobao), "--to", "kafka", "--since", str(LEARN), "--speed", str(SPEED), "-q")
     with Program(*replay, **settings) as player:
         for kill in range(1, KILLS + 1):
-            # The last time half of them are to come: to read what was answered takes seconds where cores are few, and all go on
-            wait_for_answers(kafka.bootstrap, names, at_least=count * kill // (2 * KILLS))
+            wait_for_outputs(
+                kafka.bootstrap, names, at_least=count * kill // (2 * KILLS)
+            )  # the last time half are to come
             hits += state_hits(worker)
             worker.kill()  # while events still come
             player.pause()
