@@ -317,9 +317,8 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
 def gap_buckets(gaps_ms: Tensor) -> Tensor:
     """In which bucket each time between two events lies, int64 of the same shape: 0 … GAP_BUCKETS; gaps are at least 0."""
     steps = torch.arange(GAP_BUCKETS, device=gaps_ms.device)
-    return torch.bucketize(
-        gaps_ms, 1000 * (torch.ones_like(steps) << steps)
-    )  # no power: compiled, that is torch's loader's alone
+    edges = 1000 * (torch.ones_like(steps) << steps)  # ms; a power would be an operator that compiled code cannot have
+    return torch.bucketize(gaps_ms, edges)
 
 
 def quantiles(raw: Tensor) -> Tensor:

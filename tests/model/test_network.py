@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from model.config import BACKBONES, NextMoveConfig, rows_of
 from model.features import encode, pad
-from model.network import NextMoveModel
+from model.network import NextMoveModel, gap_buckets
 from model.vocabulary import build
 from model.window import Window
 
@@ -179,3 +179,11 @@ def test_saved_weights_are_the_same_again_and_say_the_same(any_network, tmp_path
     said = [outputs(read(one, [window], 8, last=True), 0) for one in (any_network, again)]
     torch.testing.assert_close(*said, atol=1e-6, rtol=1e-5)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("gap_ms", "bucket"),
+    [(0, 0), (1000, 0), (1001, 1), (2 * 1000, 1), (2 * 1000 + 1, 2), (2**23 * 1000, 23), (2**23 * 1000 + 1, 24)],
+)
+def test_gaps_lie_between_powers_of_two_of_seconds(gap_ms, bucket):
+    assert gap_buckets(torch.tensor([[gap_ms]])).tolist() == [[bucket]]

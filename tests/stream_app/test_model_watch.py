@@ -322,21 +322,11 @@ async def test_a_model_that_is_replaced_while_it_is_read_is_not_blamed(place: Pa
     assert [swap for swap, _ in watched.told] == [Swap.SWAPPED]
 
 
-async def test_the_moment_between_the_two_renames_of_a_publisher_is_waited_for(
-    place: Path, old: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("times", [1, 3, model_watch.WAITS])
+async def test_the_moments_between_the_two_renames_of_publishers_are_waited_for(
+    place: Path, old: str, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    watched = Watched(place)
-    aside = place.with_name("aside")
-    place.rename(aside)  # noqa: ASYNC240  # nothing else waits here
-    monkeypatch.setattr(model_watch, "sleep", lambda _: aside.rename(place))
-    await watched.watch.check()
-    assert watched.told == []
-
-
-async def test_a_publisher_may_be_met_between_two_renames_again_and_again(
-    place: Path, old: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three times nothing is there, and then the whole model."""
+    """So often nothing is there, and then the whole model."""
     watched = Watched(place)
     aside = place.with_name("aside")
     place.rename(aside)  # noqa: ASYNC240  # nothing else waits here
@@ -344,13 +334,13 @@ async def test_a_publisher_may_be_met_between_two_renames_again_and_again(
 
     def wait(seconds: float) -> None:
         waits.append(seconds)
-        if len(waits) == 3:
+        if len(waits) == times:
             aside.rename(place)
 
     monkeypatch.setattr(model_watch, "sleep", wait)
     await watched.watch.check()
     assert watched.told == []
-    assert len(waits) == 3
+    assert waits == [model_watch.RENAME_S / model_watch.WAITS] * times
 
 
 async def test_a_publisher_at_full_speed_is_never_blamed(
