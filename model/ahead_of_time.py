@@ -19,6 +19,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -69,7 +70,7 @@ class AheadOfTime(Generic[P, R]):
     `sizes` says of the same arguments which dimensions may have any size: the arguments' structure with `Sizes` in the place
     of tensors. It is asked when arguments have shapes that were not seen before. `about` is what the program depends on besides its
     arguments and the code of this package. Compiled when first called with a kind of arguments, if no library is on
-    disk; where that fails it raises, or with `or_plain` the program goes on as it is, and says so. Not for several threads at once.
+    disk; where that fails it raises, or with `or_plain` the program goes on as it is, and says so. Several threads may call it.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class AheadOfTime(Generic[P, R]):
         self._libraries: dict[Kind, Callable[[list[Tensor]], R]] = {}
         self._known: dict[Kind, Callable[[list[Tensor]], R]] = {}  # by all sizes
         self._plain = False
+        self._looking = Lock()
 
     @property
     def is_plain(self) -> bool:
@@ -103,7 +105,8 @@ class AheadOfTime(Generic[P, R]):
             if self._plain:
                 return self._program(*args, **kwargs)
             try:
-                self._known[shapes] = self._library(args, tensors)
+                with self._looking:
+                    self._known[shapes] = self._library(args, tensors)
             except Exception as error:
                 if not self._or_plain:
                     raise

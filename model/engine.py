@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ import torch
 from torch import Tensor
 
 from model import artifact
+from model.ahead_of_time import works_on
 from model.answers import Answers, NotFinite, noted, seen_in, strangers
 from model.artifact import Artifact, ArtifactError
 from model.backbones import RECURRENT
 from model.calibration import Calibration
 from model.devices import choose_device, has_failed, scoring_precision
-from model.features import Batch, Columns, encode, pad
+from model.features import Batch, Ints, encode, pad
 from model.forecast import Forecast, difference
+from model.helper import Helper, results
 from model.hiding import Hidden
 from model.network import NextMoveModel
 from model.passes import spans
@@ -60,8 +63,12 @@ class Engine:
         top_k: int = 10,
         threads: int | None = None,
         compiled: bool = False,
+        helped: bool = False,
     ) -> None:
-        """With `compiled`, what pays for it is compiled when it first runs; it needs `model.compiling.can_compile`."""
+        """With `compiled`, what pays for it is compiled when it first runs; it needs `model.compiling.can_compile`.
+
+        With `helped` a second thread, with as many of torch's, shares large batches on a CPU.
+        """
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         if threads is not None:
@@ -79,6 +86,7 @@ class Engine:
         self.states: StateCache | None = None
         self._keeping: tuple[int, dict[str, Any]] | None = None  # what `keep_states` was given
         device = choose_device(device)
+        self._helped = helped and (works_on("cpu") or not compiled)  # other compiled code is for one thread
         self._spare: NextMoveModel | None = None if device == "cpu" else copy.deepcopy(parts.model)  # on the host
         self._fallbacks = 0
         self._install(parts.model, device, compiled=compiled)
@@ -87,6 +95,7 @@ class Engine:
     def _install(self, model: NextMoveModel, device: str, *, compiled: bool) -> None:
         """From now on this model answers, on this device."""
         self.device, self.compiled = device, compiled
+        self._helper = Helper() if self._helped and device == "cpu" else None
         self._model: NextMoveModel = model.to(device).eval()  # type: ignore[arg-type]  # a str is a device
         names, long = self.vocabulary, self.vocabulary.items.rows > LONG
         self.precision: Precision = scoring_precision(device, compiled) if long else "float32"  # of scoring
@@ -102,10 +111,11 @@ class Engine:
         top_k: int = 10,
         threads: int | None = None,
         compiled: bool = False,
+        helped: bool = False,
     ) -> Engine:
         """A checked model directory as an engine; raises ArtifactError with one line that says what is wrong."""
         parts = artifact.load(Path(directory))
-        engine = cls(parts, device=device, top_k=top_k, threads=threads, compiled=compiled)
+        engine = cls(parts, device=device, top_k=top_k, threads=threads, compiled=compiled, helped=helped)
         engine.check_golden()
         return engine
 
@@ -224,6 +234,7 @@ class Engine:
                 self.window,
                 limit_bytes,
                 device=self.device,
+                helper=self._helper,
                 **{"compile_steps": self.compiled, **options},
             )
             self._hide()
@@ -240,29 +251,37 @@ class Engine:
             raise ValueError("a window needs at least one event")
         lengths = np.minimum(columns.lengths, self.window.events)
         starts = columns.starts + columns.lengths - lengths
-        widths = np.array([*self._widths, self.window.events])
-        bucket = np.searchsorted(widths, lengths)
         unwanted, rows = None, self.vocabulary.items.rows
         if self._answers.strangers:
             named = enumerate(columns.unknown_items, rows)
             unwanted = self._identities(identity for identity, name in named if name in self._answers.strangers)
+        items = strangers(columns.unknown_items, self.vocabulary.items.rows)
+        categories = strangers(columns.unknown_categories, self.vocabulary.categories.rows)
         answers: dict[int, Forecast] = {}
+        parts = list(self._parts(lengths))
+
+        def work(some: Ints, width: int) -> Callable[[], Told]:
+            return partial(self._told, pad(columns, starts[some], lengths[some], width), k, unwanted)
+
+        works = ((some, work(some, width)) for some, width in parts)
+        with closing(results(works, helper=self._helper if len(parts) > 1 else None)) as found:
+            for some, told in found:
+                answers.update(zip(some.tolist(), self._answers.forecasts(told, items, categories), strict=True))
+        return [answers[position] for position in range(len(windows))]
+
+    def _parts(self, lengths: Ints) -> Iterator[tuple[Ints, int]]:
+        """Which windows go together, and the width of their batch: BATCH at most of about a length."""
+        widths = np.array([*self._widths, self.window.events])
+        bucket = np.searchsorted(widths, lengths)
         for number, width in enumerate(widths.tolist()):
             members = np.flatnonzero(bucket == number)
             for begin in range(0, len(members), BATCH):
-                some = members[begin : begin + BATCH]
-                batch = pad(columns, starts[some], lengths[some], width)
-                answers.update(zip(some.tolist(), self._pass(batch, columns, k, unwanted), strict=True))
-        return [answers[position] for position in range(len(windows))]
+                yield members[begin : begin + BATCH], width
 
-    def _pass(self, batch: Batch, columns: Columns, k: int, unwanted: Tensor | None) -> list[Forecast]:
-        """One rectangular batch."""
+    def _told(self, batch: Batch, k: int, unwanted: Tensor | None) -> Told:
+        """What is said about one rectangular batch."""
         batch = batch.to(torch.device(self.device))
-        heads = self._model(batch, last=True)
-        told = fetched(self._answers.tell(heads, seen_in(batch), k, unwanted))
-        items = strangers(columns.unknown_items, self.vocabulary.items.rows)
-        categories = strangers(columns.unknown_categories, self.vocabulary.categories.rows)
-        return self._answers.forecasts(told, items, categories)
+        return fetched(self._answers.tell(self._model(batch, last=True), seen_in(batch), k, unwanted))
 
     def _identities(self, found: Iterable[int]) -> Tensor:
         return torch.tensor(sorted(found), dtype=torch.int64, device=self.device)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 SUM = sha256().digest_size  # bytes
+CALLS = 2  # at the same time; a third would wait
 POINTER, SIZE, TEXT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
 
 
@@ -28,7 +29,7 @@ class _Weight(ctypes.Structure):
 
 
 class Library:
-    """A library on disk, with weights of its own. Not for several threads at once.
+    """A library on disk, with weights of its own. Several threads may call it at once; give it weights before.
 
     Raises OSError where it cannot be loaded, AttributeError where it is another kind of library, and RuntimeError with what the
     library says where anything fails.
@@ -37,7 +38,7 @@ class Library:
     def __init__(self, path: Path) -> None:
         self._functions = _functions(ctypes.CDLL(str(path)))
         self._container = POINTER()
-        self._call("CreateWithDevice", ctypes.byref(self._container), 1, b"cpu", None)
+        self._call("CreateWithDevice", ctypes.byref(self._container), CALLS, b"cpu", None)
         self._end = weakref.finalize(self, self._functions["Delete"], self._container)
         self._end.atexit = False  # torch may be gone by then
         self._answers = self._number("NumOutputs")

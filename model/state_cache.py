@@ -7,8 +7,8 @@ that fails drops what it touched. Use it from one thread.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 
 from model.features import NO_IDENTITY, encode, pad
 from model.graphs import WAYS, Numbers, records
+from model.helper import Helper, results
 from model.incremental import fill
 from model.network import NextMoveModel
 from model.passes import passes
@@ -53,10 +54,11 @@ class StateCache:
         dtype: torch.dtype = torch.float32,
         buckets: Sequence[int] | None = None,
         compile_steps: bool = False,
+        helper: Helper | None = None,
     ) -> None:
         """Keys and values are kept, and blocks computed, in `dtype`; a pass has at most as many rows as the last bucket.
 
-        What a recurrent backbone keeps is float32, and so are its products.
+        A helper makes answers of passes while the next ones are computed; it is for CPUs. What a recurrent backbone keeps is float32, and so are its products.
         """
         each = slot_bytes(model, rule.events, dtype)
         self.device = torch.device(device)
@@ -73,8 +75,14 @@ class StateCache:
         self._strange: list[dict[int, str]] = [{} for _ in range(room)]  # by slot: identity → name
         narrow = torch.bfloat16 if dtype == torch.bfloat16 and model.peer is None else None
         self.stepper = Stepper(
-            model, self._pool, buckets, narrow=narrow, compile_steps=compile_steps, recorded=recorded
+            model,
+            self._pool,
+            buckets,
+            narrow=narrow,
+            compile_steps=compile_steps,
+            recorded=recorded,
         )
+        self._helper = helper
         moved = rule.events - rule.stride  # events before the newest where a window has just moved: most refills
         widths = {width for width in (8, 16, 32, 64, 128, 256, moved) if 0 < width < rule.events}
         self._widths = [*sorted(widths), rule.events]
@@ -112,30 +120,36 @@ class StateCache:
         takes the answers. After an error, or if it is closed before its end, the states of all these users are dropped; where memory
         was short, passes are smaller from then on.
         """
-        ahead: deque[tuple[list[int], list[dict[int, str]], Callable[[], Told]]] = deque()
         try:
-            first_of: dict[str, int] = {}
-            for number, step in enumerate(steps):
-                first_of.setdefault(step.user_id, number)
-            slots = self._placed(list(first_of.values()), steps, window)  # refills of all users together
-            for some in list(passes([step.user_id for step in steps], self.stepper.most)):
-                slots |= self._placed([number for number in some if number not in slots], steps, window)
-                mine = [slots[number] for number in some]
-                now = [steps[number] for number in some]
-                told = self.stepper.run(self._columns(now, mine), tell)
-                for step in now:  # their slots hold one event more from now on
-                    self._slots.keep(step.user_id, after(step))
-                ahead.append((some, [self._strange[slot] for slot in mine], told))
-                if len(ahead) == WAYS or not self.stepper.recorded:
-                    yield _waited(*ahead.popleft())
-            while ahead:
-                yield _waited(*ahead.popleft())
+            parts = list(passes([step.user_id for step in steps], self.stepper.most))
+            ahead = WAYS - 1 if self.stepper.recorded else 0
+            helper = self._helper if len(parts) > 1 else None
+            with closing(results(self._run(parts, steps, window, tell), ahead=ahead, helper=helper)) as answers:
+                for (some, strange), told in answers:
+                    yield Answered(some, told, strange)
             self._slots.used(step.user_id for step in steps)  # in the order of their events, not of the passes
         except BaseException as error:
             self.distrust(steps)
             if isinstance(error, torch.OutOfMemoryError):
                 self.stepper.shrink()
             raise
+
+    def _run(
+        self, parts: Sequence[list[int]], steps: Sequence[Step], window: Callable[[int], Window], tell: Tell
+    ) -> Iterator[tuple[tuple[list[int], list[dict[int, str]]], Callable[[], Told]]]:
+        """A pass for each part of the steps: which it answers, the strange names of their users, and how to get what is told."""
+        first_of: dict[str, int] = {}
+        for number, step in enumerate(steps):
+            first_of.setdefault(step.user_id, number)
+        slots = self._placed(list(first_of.values()), steps, window)  # refills of all users together
+        for some in parts:
+            slots |= self._placed([number for number in some if number not in slots], steps, window)
+            mine = [slots[number] for number in some]
+            now = [steps[number] for number in some]
+            told = self.stepper.run(self._columns(now, mine), tell)
+            for step in now:  # their slots hold one event more from now on
+                self._slots.keep(step.user_id, after(step))
+            yield (some, [self._strange[slot] for slot in mine]), told
 
     @property
     def recent_users(self) -> list[str]:
@@ -240,10 +254,6 @@ class StateCache:
         identity = strange_identity(name, catalogue)
         self._strange[slot][identity] = name
         return catalogue.unknown_row(name), identity
-
-
-def _waited(steps: list[int], strange: list[dict[int, str]], told: Callable[[], Told]) -> Answered:
-    return Answered(steps, told(), strange)
 
 
 def strange_identity(name: str, catalogue: Catalogue) -> int:

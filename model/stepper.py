@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ from model.conclusion import Seen
 from model.config import NextMoveConfig
 from model.features import NO_IDENTITY
 from model.graphs import WAYS, Graph, Memory, Numbers, new_memory
+from model.helper import results
 from model.incremental import Step, named
 from model.network import Heads, NextMoveModel
 from model.pool import Event, Pool, Stepped, clear, keep
@@ -106,7 +106,10 @@ class Stepper:
         self.most = min(rows for rows, cost in costs.items() if cost <= 1.1 * min(costs.values()))
 
     def run(self, columns: Numbers, tell: Tell) -> Callable[[], Told]:
-        """A pass of distinct slots, an `Event` as [fields, B]: they hold one event more, and whoever waits gets its answers."""
+        """A pass of distinct slots, an `Event` as [fields, B]: they hold one event more, and whoever asks gets its answers.
+
+        Where nothing is recorded they are made then, of what the pass has found.
+        """
         count = columns.shape[1]
         rows = next(size for size in self.sizes if size >= count)
         told = self._replayed(columns, rows, tell) if self.recorded else None
@@ -115,7 +118,7 @@ class Stepper:
             event = Event(*torch.from_numpy(whole).to(self.device).unbind(0))
             found = first(self._step(event), count)
             keep(self._pool, first(event, count), found)
-            told = partial(fetched, tell(found.heads, seen(found)))
+            told = partial(self._told, tell, found)
         return told
 
     def shrink(self) -> None:
@@ -136,6 +139,10 @@ class Stepper:
 
     def _step(self, event: Event) -> Stepped:
         return self.program(self._pool, event, named(self._model, event))
+
+    @staticmethod
+    def _told(tell: Tell, found: Stepped) -> Told:
+        return fetched(tell(found.heads, seen(found)))
 
     def _nothing(self, rows: int) -> Event:
         """First events without a name; for programs that are to run, not to answer."""
@@ -196,13 +203,8 @@ class Stepper:
 
     def _ahead(self, given: Sequence[Numbers], tell: Tell) -> list[Told]:
         """Passes one after the other, of which as many are under way as can be."""
-        waiting: deque[Callable[[], Told]] = deque()
-        told = []
-        for columns in given:
-            waiting.append(self.run(columns, tell))
-            if len(waiting) == WAYS:
-                told.append(waiting.popleft()())
-        return [*told, *(each() for each in waiting)]
+        under_way = ((None, self.run(columns, tell)) for columns in given)
+        return [told for _, told in results(under_way, ahead=WAYS - 1)]
 
     def _cost(self, rows: int, tell: Tell, finish: Callable[[Told, int], object]) -> float:
         """Seconds per row of a pass of which nothing is kept: the fastest of a few."""
@@ -214,8 +216,7 @@ class Stepper:
                 graph, kind = self._graph(rows, tell)
                 finish(unpacked(graph.start(columns)(), kind), rows)
             else:
-                found = self._step(event)
-                finish(fetched(tell(found.heads, seen(found))), rows)
+                finish(self._told(tell, self._step(event)), rows)
             times.append(time.perf_counter() - begun)
         return min(times) / rows
 

@@ -33,9 +33,8 @@ def load_engine(settings: Settings) -> Engine:
     """
     if settings.model is None:
         raise ArtifactError("no model: pass --model DIR or set NEXTMOVE_MODEL; `nextmove train` makes one")
-    threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
     hidden = hidden_items(settings)
-    return _engine(model_directory(settings.model), settings, threads, hidden)
+    return _engine(model_directory(settings.model), settings, max(1, _threads(settings) // 2), hidden)
 
 
 def hidden_items(settings: Settings) -> Hidden:
@@ -57,7 +56,14 @@ def load_successor(directory: Path, settings: Settings) -> Engine:
 
 def _engine(directory: Path, settings: Settings, threads: int | None = None, hidden: Hidden | None = None) -> Engine:
     device = choose_device(settings.device)
-    engine = Engine.load(directory, device, settings.top_k, threads, settings.compile and can_compile(device))
+    engine = Engine.load(
+        directory,
+        device,
+        settings.top_k,
+        threads,
+        compiled=settings.compile and can_compile(device),
+        helped=_threads(settings) > 1,
+    )
     if hidden is not None:
         engine.hide(hidden)  # before anything is recorded
     if settings.states_mb:
@@ -67,6 +73,11 @@ def _engine(directory: Path, settings: Settings, threads: int | None = None, hid
     if engine.compiled:
         engine.warm()  # windows that are no steps
     return engine
+
+
+def _threads(settings: Settings) -> int:
+    """Of the model on a CPU: half of them are the helper's, and leave a core to the event loop whenever that wants it."""
+    return settings.threads or os.cpu_count() or 1
 
 
 def model_directory(place: Path) -> Path:

@@ -43,7 +43,8 @@ class Settings(BaseSettings):
         "auto", description="where the model runs; auto: CUDA if there is one"
     )
     threads: Annotated[int, Field(ge=0)] = Field(
-        0, description="threads of the model on a CPU; 0: all cores but one, which the stream needs"
+        0,
+        description="threads of the model on a CPU; 0: as many as cores. Half of them are of low priority: the stream needs a core now and then",
     )
     states_mb: Annotated[int, Field(ge=0)] = Field(
         512,

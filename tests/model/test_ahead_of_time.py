@@ -1,6 +1,9 @@
 """Programs as libraries on disk."""
 
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +65,27 @@ def built(place, monkeypatch):
     monkeypatch.setattr(ahead_of_time, "folder", lambda: place)
     monkeypatch.setattr(ahead_of_time, "_build", noting)
     return names
+
+
+def test_two_threads_that_call_first_have_one_library(built, monkeypatch):
+    load, loads, begin = AheadOfTime._loaded, [], threading.Barrier(2)
+
+    def counting(*given):
+        loads.append(given)
+        time.sleep(0.05)
+        return load(*given)
+
+    monkeypatch.setattr(AheadOfTime, "_loaded", counting)
+    run = AheadOfTime(program, of_program)
+
+    def call(seed):
+        given = asked(9, 8, seed=seed)
+        begin.wait(10)
+        check(run(*given), given)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(call, range(2)))
+    assert len(loads) == 1
 
 
 def test_one_library_is_for_all_sizes_and_the_next_process_finds_it(built):

@@ -1,6 +1,7 @@
 """Libraries through their C interface."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +15,9 @@ from model.ahead_of_time import AheadOfTime, Size
 from model.native import Library, is_whole
 
 pytestmark = pytest.mark.skipif(not ahead_of_time.works_on("cpu"), reason="this torch makes no such libraries")
+
+
+LIMIT_S = 10.0
 
 
 class Waves(nn.Module):
@@ -58,6 +62,30 @@ def test_it_answers_with_the_weights_that_it_was_given_where_they_are(path: Path
         torch.testing.assert_close(tuple(library([x])), network(x))
     network.scale.copy_(scale.fill_(7.0))
     torch.testing.assert_close(tuple(one([x])), network(x))
+
+
+def test_two_threads_may_call_it_at_once(library: Library) -> None:
+    """Each gets the answers to what it gave, and while one is in a long call the other comes through many."""
+    begin, over = threading.Barrier(2), threading.Event()
+    long, network = torch.rand(4_000_000), Waves().eval()
+    wanted = library([long])
+
+    def call() -> list[Tensor]:
+        begin.wait(LIMIT_S)
+        found = library([long])
+        over.set()
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(call)
+        begin.wait(LIMIT_S)
+        meanwhile = 0
+        while not over.is_set():
+            x = torch.rand(100)
+            torch.testing.assert_close(tuple(library([x])), network(x))
+            meanwhile += not over.is_set()
+        torch.testing.assert_close(other.result(), wanted, rtol=0, atol=0)
+    assert meanwhile >= 20
 
 
 def test_others_work_while_a_library_does(library: Library) -> None:

@@ -1,6 +1,7 @@
 """Going on from kept states gives what whole windows give, whatever happens to streams and slots."""
 
 import copy
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -76,9 +77,9 @@ def whole(parts):
     return Engine(parts, device="cpu")
 
 
-def keeping(parts, slots, buckets=(1, 4), device="cpu", **options):
+def keeping(parts, slots, buckets=(1, 4), device="cpu", helped=False, **options):
     """An engine with a cache of so many slots."""
-    engine = Engine(parts, device=device)
+    engine = Engine(parts, device=device, helped=helped)
     dtype = options.get("dtype", torch.float32)
     nobody = records(torch.device(device))  # has a slot as well
     engine.keep_states((slots + nobody) * slot_bytes(parts.model, RULE.events, dtype), buckets=buckets, **options)
@@ -123,10 +124,11 @@ def live(engine, whole, batches, data, tolerance=1e-5):
 histories = st.lists(st.lists(events, max_size=20), max_size=4)
 
 
+@pytest.mark.parametrize("helped", [False, True])
 @settings(deadline=None, max_examples=25)
 @given(histories, st.integers(4, 9), st.data())
-def test_steps_are_answered_like_whole_windows(parts, whole, batches, slots, data):
-    live(keeping(parts, slots), whole, batches, data)
+def test_steps_are_answered_like_whole_windows(parts, whole, helped, batches, slots, data):
+    live(keeping(parts, slots, helped=helped), whole, batches, data)
 
 
 def stream(count, users, seed=0):
@@ -203,9 +205,10 @@ def test_a_window_of_another_life_is_not_gone_on_from(parts, whole):
     assert engine.states.counts.refills > 1
 
 
-def test_what_is_not_finite_is_not_kept(parts, whole, monkeypatch):
+@pytest.mark.parametrize("helped", [False, True])
+def test_what_is_not_finite_is_not_kept(parts, whole, helped):
     """The whole batch is refused; asked again for the others, the answers are those of the windows, whoever gets the slot."""
-    engine = keeping(parts, slots=4)
+    engine = keeping(parts, slots=4, helped=helped)
     windows, steps = stream(60, users=4)
     engine.predict(Stream(windows[:40], steps[:40]))
     network = engine.states.stepper.program
@@ -225,8 +228,39 @@ def test_what_is_not_finite_is_not_kept(parts, whole, monkeypatch):
     assert caught.tb is not None, "what was dropped was dropped while somebody still looked at the error"
 
 
-def test_an_error_in_the_middle_leaves_nothing_to_trust(parts, whole):
-    engine = keeping(parts, slots=4)
+@pytest.mark.parametrize("wrong", [0, 1, 4, 9])
+def test_an_error_in_the_helpers_thread_leaves_nothing_to_trust(parts, whole, wrong):
+    """Nor does anybody tell any more, who might read what the next batch hides."""
+    engine = keeping(parts, slots=8, helped=True)
+    windows, steps = stream(80, users=8)
+    engine.predict(Stream(windows[:40], steps[:40]))
+    tell, told = engine._answers.tell, itertools.count()
+
+    def failing(*given):
+        if next(told) == wrong:
+            raise RuntimeError("no more")
+        return tell(*given)
+
+    engine._answers.tell = failing
+    with pytest.raises(RuntimeError, match="no more"):
+        engine.predict(Stream(windows[40:], steps[40:]))
+    engine._answers.tell = pytest.fail
+    assert engine.states.users == 0
+    engine._answers.tell = tell
+    assert same(engine.predict(Stream(windows[40:], steps[40:])), whole.predict(windows[40:])) < 1e-5
+
+
+def test_a_helped_engine_is_as_good_for_whole_windows(parts, whole):
+    windows, _ = stream(300, users=3)
+    given = [*windows, *windows[:1]]  # the last ones go alone
+    engine = Engine(parts, device="cpu", helped=True)
+    for some in (given, given[:1]):
+        assert same(engine.predict(some), whole.predict(some)) < 1e-6
+
+
+@pytest.mark.parametrize("helped", [False, True])
+def test_an_error_in_the_middle_leaves_nothing_to_trust(parts, whole, helped):
+    engine = keeping(parts, slots=4, helped=helped)
     windows, steps = stream(60, users=4)
     engine.predict(Stream(windows[:40], steps[:40]))
     network = engine.states.stepper.program

@@ -1,0 +1,124 @@
+"""A second thread for the work of a device: whichever of the two is free does what waits.
+
+A pass of the engine is a chain of products and loops. Two passes side by side, a thread each, need no barrier; threads that share one
+product wait for each other after each of some hundred of them, and badly so where one has to wait for its core. The second thread is
+of low priority: it takes what the event loop leaves of a core.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Generic, TypeVar
+
+import torch
+
+K = TypeVar("K")
+R = TypeVar("R")
+
+AHEAD = 2  # pieces of work that may wait for whoever is free, while the next one is prepared
+NICE = 5
+
+
+class Helper:
+    """Work begins in the order in which it came, in the helper's thread or in that of whoever waits; use it from one thread."""
+
+    def __init__(self) -> None:
+        """The second thread has as many threads of torch's as the one that this is called from."""
+        self._thread = ThreadPoolExecutor(1, "helper", _begin, (torch.get_num_threads(),))
+        self._under_way: deque[Later[object]] = deque()  # in order; those of which it is not known that they are done
+
+    def start(self, work: Callable[[], R]) -> Later[R]:
+        """The work as something to ask for; it runs in inference mode."""
+        while self._under_way and self._under_way[0].done:
+            self._under_way.popleft()
+        work = partial(_in_inference, work)
+        later = Later(work, self._thread.submit(work), self._catch_up)
+        self._under_way.append(later)  # type: ignore[arg-type]  # its result is nobody's here
+        return later
+
+    def settle(self) -> None:
+        """Nothing is under way any more, or remembered: what nobody has begun never will be, and what has begun is over."""
+        while self._under_way:
+            self._under_way.popleft().end()
+
+    def _catch_up(self, wanted: Later[R]) -> None:
+        """Does what nobody has begun, until the result that is wanted is there or nothing is left to do."""
+        for later in self._under_way:
+            if wanted.done:
+                return
+            later.take()
+
+
+class Later(Generic[R]):
+    """Work that is done once, by the helper or by whoever wants its result."""
+
+    def __init__(self, work: Callable[[], R], future: Future[R], catch_up: Callable[[Later[R]], None]) -> None:
+        self._work, self._future, self._catch_up = work, future, catch_up
+
+    @property
+    def begun(self) -> bool:
+        """Whether somebody does it, or has done it."""
+        return self._future.running() or self.done
+
+    @property
+    def done(self) -> bool:
+        """Whether the result, or an error, is there."""
+        return self._future.done()
+
+    def __call__(self) -> R:
+        """The result; raises what the work raised."""
+        self._catch_up(self)
+        return self._future.result()
+
+    def take(self) -> None:
+        """Do it here, if nobody has begun."""
+        if not self._future.cancel():
+            return
+        self._future = Future()
+        try:
+            self._future.set_result(self._work())
+        except BaseException as error:  # noqa: BLE001  # whoever asks for the result gets it
+            self._future.set_exception(error)
+
+    def end(self) -> None:
+        """Once this returns nobody does it: it is over, or nobody will begin."""
+        if not self._future.cancel():
+            wait([self._future])
+
+
+def results(
+    works: Iterable[tuple[K, Callable[[], R]]], *, ahead: int = 0, helper: Helper | None = None
+) -> Generator[tuple[K, R], None, None]:
+    """Results in order, each asked for when `ahead` later ones are under way, or nothing more comes.
+
+    With a helper, it and whoever asks do the works, AHEAD of them under way; if that ends early, by an error or otherwise, none is any more.
+    """
+    waiting: deque[tuple[K, Callable[[], R]]] = deque()
+    try:
+        for key, work in works:
+            waiting.append((key, work if helper is None else helper.start(work)))
+            if len(waiting) > (ahead if helper is None else AHEAD):
+                first, result = waiting.popleft()
+                yield first, result()
+        for key, result in waiting:
+            yield key, result()
+    finally:
+        if helper is not None:
+            helper.settle()
+
+
+def _in_inference(work: Callable[[], R]) -> R:
+    with torch.inference_mode():
+        return work()
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICE)
