@@ -15,8 +15,9 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/nextmove demo
 
+# Two at a time, each file's tests together; torch with one thread in each, for two that share a busy core wait for each other.
 test: setup lint types
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: test
 

@@ -142,6 +142,11 @@ class Engine:
             )
 
     @property
+    def helped(self) -> bool:
+        """Whether a second thread shares large batches."""
+        return self._helper is not None
+
+    @property
     def kept(self) -> Kept:
         """What became of the states that are kept; may be asked from any thread."""
         states = self.states

@@ -14,6 +14,11 @@ def half_the_cores() -> int:
     return max(1, (os.cpu_count() or 1) // 2)
 
 
+def shared(count: int) -> tuple[int, bool]:
+    """Of so many threads for a model: those of torch's, and whether a helper has as many (`model.helper`)."""
+    return max(1, count // 2), count > 1
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """With this many threads for torch, as many as before afterwards."""

@@ -14,6 +14,7 @@ from model.compiling import can_compile
 from model.devices import choose_device, fastest_dtype
 from model.engine import Engine
 from model.hiding import Hidden
+from model.threads import shared
 from stream_app import banned_items
 from stream_app.behaviors import Behaviors
 from stream_app.events import EventDecoder
@@ -34,7 +35,8 @@ def load_engine(settings: Settings) -> Engine:
     if settings.model is None:
         raise ArtifactError("no model: pass --model DIR or set NEXTMOVE_MODEL; `nextmove train` makes one")
     hidden = hidden_items(settings)
-    return _engine(model_directory(settings.model), settings, max(1, _threads(settings) // 2), hidden)
+    threads, _ = shared(_threads(settings))
+    return _engine(model_directory(settings.model), settings, threads, hidden)
 
 
 def hidden_items(settings: Settings) -> Hidden:
@@ -56,13 +58,14 @@ def load_successor(directory: Path, settings: Settings) -> Engine:
 
 def _engine(directory: Path, settings: Settings, threads: int | None = None, hidden: Hidden | None = None) -> Engine:
     device = choose_device(settings.device)
+    _, helped = shared(_threads(settings))
     engine = Engine.load(
         directory,
         device,
         settings.top_k,
         threads,
         compiled=settings.compile and can_compile(device),
-        helped=_threads(settings) > 1,
+        helped=helped,
     )
     if hidden is not None:
         engine.hide(hidden)  # before anything is recorded
@@ -76,7 +79,7 @@ def _engine(directory: Path, settings: Settings, threads: int | None = None, hid
 
 
 def _threads(settings: Settings) -> int:
-    """Of the model on a CPU: half of them are the helper's, and leave a core to the event loop whenever that wants it."""
+    """Of the model on a CPU, the helper's included: those leave a core to the event loop whenever it wants one."""
     return settings.threads or os.cpu_count() or 1
 
 

@@ -41,7 +41,7 @@ FAIRNESS = """\
 - A path is given a poll of events. The peers find the windows as item numbers, which costs them nothing, and sort them by length,
   so that batches hold little padding. NextMove gets windows of names, four columns, and looks them up on the clock.
 - Python's garbage collector is off while a path answers, as it is in NextMove's worker.
-- NextMove's engine answers from one thread, of which torch splits the products over the cores; peers may have two sessions.
+- On two cores NextMove's engine shares a poll between two threads; peers may split products over the cores, or have two sessions.
 - The peers know the item of an event and answer with items. NextMove's network also reads behaviours, categories and times, and
   answers with behaviours, categories, purchase, time to the next event and churn. Its items of the window are masked out
   (without copy path) or mixed with the window's (with copy path)."""

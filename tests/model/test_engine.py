@@ -90,9 +90,9 @@ def test_the_answer_does_not_depend_on_the_batch(engine):
 
 def test_warm_is_one_answer_in_each_width_of_batch(engine, monkeypatch):
     widths = []
-    run = engine._pass
+    run = engine._told
     monkeypatch.setattr(
-        engine, "_pass", lambda batch, *rest: (widths.append(batch.item_ids.shape), run(batch, *rest))[1]
+        engine, "_told", lambda batch, *rest: (widths.append(batch.item_ids.shape), run(batch, *rest))[1]
     )
     engine.warm()
     assert widths == [(1, width) for width in (4, 8, 16, 32, 50)]

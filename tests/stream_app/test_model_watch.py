@@ -159,7 +159,7 @@ async def test_the_old_model_is_gone_at_once(place: Path, old: str) -> None:
 
 async def test_loading_disturbs_neither_the_threads_nor_the_answers_of_the_model_at_work(place: Path, old: str) -> None:
     watched = Watched(place)
-    engine = load_engine(Settings(model=place, device="cpu", threads=2))
+    engine = load_engine(Settings(model=place, device="cpu", threads=4))
     window = Window(["i1", "i2"], ["view", "view"], ["c1", None], [0, 1000])
     right = engine.predict([window])
     try:

@@ -1,5 +1,6 @@
 """A pipeline as the settings want it."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -54,6 +55,23 @@ def test_states_are_kept_in_the_precision_of_the_settings(
         assert engine.states is not None
         kept = engine.states._pool.keys_values[0].dtype
         assert kept == (torch.float32 if wanted == "float32" else torch.bfloat16)
+
+
+@pytest.mark.parametrize(("wanted", "cores", "threads", "helped"), [
+    (0, None, 1, False), (0, 1, 1, False), (0, 2, 1, True), (0, 5, 2, True), (1, 8, 1, False), (2, 1, 1, True), (6, 2, 3, True),
+])  # fmt: skip
+def test_half_of_the_threads_are_the_helpers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int, cores: int | None, threads: int, helped: bool
+) -> None:
+    published(tmp_path / "model", untrained())
+    settings = Settings(model=tmp_path / "model", device="cpu", threads=wanted)
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setattr(os, "cpu_count", lambda: cores)
+        first, next_ = load_engine(settings), load_successor(tmp_path / "model", settings)
+        assert (torch.get_num_threads(), first.helped, next_.helped) == (threads, helped, helped)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_successor_changes_no_number_of_threads_and_is_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,15 +25,18 @@ def build(setting: Setting, *, copy: bool, dtype: str = "float32") -> Callable[[
     from model.compiling import can_compile
     from model.engine import Engine
     from model.pool import slot_bytes
+    from model.threads import shared
 
     compiled = can_compile(setting.device)
     parts = artifact(setting, copy=copy)
+    threads, helped = shared(setting.threads)  # as in the worker
     engine = Engine(
         parts,
         device=setting.device,
         top_k=setting.top_k,
-        threads=setting.threads,
+        threads=threads,
         compiled=compiled,
+        helped=helped,
     )
     kind = getattr(torch, dtype)
     engine.keep_states((max(MOST, setting.users) + 1) * slot_bytes(parts.model, setting.window, kind), dtype=kind)

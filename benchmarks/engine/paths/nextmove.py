@@ -16,6 +16,7 @@ from model.config import NextMoveConfig, rows_of
 from model.engine import Engine
 from model.forecast import Forecast
 from model.network import NextMoveModel
+from model.threads import shared
 from model.vocabulary import Vocabulary
 from model.vocabulary import build as build_vocabulary
 
@@ -45,12 +46,14 @@ class NextMove:
 
 def build(setting: Setting, **options: Any) -> NextMove:
     """Options: `copy`, whether the network can copy from the window."""
+    threads, helped = shared(setting.threads)  # as in the worker
     engine = Engine(
         artifact(setting, **options),
         device=setting.device,
         top_k=setting.top_k,
-        threads=setting.threads,
+        threads=threads,
         compiled=can_compile(setting.device),
+        helped=helped,
     )
     return NextMove(engine.predict, {"poll": (setting.poll,)})
 
