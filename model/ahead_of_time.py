@@ -102,19 +102,23 @@ class AheadOfTime(Generic[P, R]):
         tensors: list[Tensor] = []
         shapes = signature(args, tensors)
         if shapes not in self._known:
-            if self._plain:
-                return self._program(*args, **kwargs)
-            try:
-                with self._looking:
-                    self._known[shapes] = self._library(args, tensors)
-            except Exception as error:
-                if not self._or_plain:
-                    raise
-                self._plain = True
-                name = getattr(self._program, "__name__", type(self._program).__name__)
-                log.warning("%s is not compiled: %s", name, " ".join(str(error).split())[:200])
-                return self._program(*args, **kwargs)
-        return self._known[shapes](tensors)
+            with self._looking:
+                self._look(shapes, args, tensors)
+        found = self._known.get(shapes)
+        return self._program(*args) if found is None else found(tensors)
+
+    def _look(self, shapes: Kind, args: tuple[Any, ...], tensors: list[Tensor]) -> None:
+        """From now on it is known what runs for these shapes, or the program is run as it is."""
+        if shapes in self._known or self._plain:
+            return
+        try:
+            self._known[shapes] = self._library(args, tensors)
+        except Exception as error:
+            if not self._or_plain:
+                raise
+            self._plain = True
+            name = getattr(self._program, "__name__", type(self._program).__name__)
+            log.warning("%s is not compiled: %s", name, " ".join(str(error).split())[:200])
 
     def _library(self, args: tuple[Any, ...], tensors: list[Tensor]) -> Callable[[list[Tensor]], R]:
         sizes = [

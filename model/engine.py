@@ -2,8 +2,8 @@
 
 A window is recomputed in full, in one pass with others of about its length; or, where it comes as a step from the window
 before and states of its user are kept (`model.state_cache`), it costs one event. Both give the same answer, and it does not
-depend on what else is in the batch. One device, one thread. It knows nothing of topics or time of day; windows carry all
-there is to know.
+depend on what else is in the batch. One device; on a CPU a second thread may help (`model.helper`). It knows nothing of topics
+or time of day; windows carry all there is to know.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from model import artifact
-from model.ahead_of_time import works_on
 from model.answers import Answers, NotFinite, noted, seen_in, strangers
 from model.artifact import Artifact, ArtifactError
 from model.backbones import RECURRENT
@@ -29,7 +28,7 @@ from model.calibration import Calibration
 from model.devices import choose_device, has_failed, scoring_precision
 from model.features import Batch, Ints, encode, pad
 from model.forecast import Forecast, difference
-from model.helper import Helper, results
+from model.helper import SHARED, Helper, results
 from model.hiding import Hidden
 from model.network import NextMoveModel
 from model.passes import spans
@@ -67,7 +66,7 @@ class Engine:
     ) -> None:
         """With `compiled`, what pays for it is compiled when it first runs; it needs `model.compiling.can_compile`.
 
-        With `helped` a second thread, with as many of torch's, shares large batches on a CPU.
+        With `helped` a second thread, with as many of torch's, shares large batches on a CPU (`model.threads.shared` tells whether).
         """
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
@@ -86,7 +85,7 @@ class Engine:
         self.states: StateCache | None = None
         self._keeping: tuple[int, dict[str, Any]] | None = None  # what `keep_states` was given
         device = choose_device(device)
-        self._helped = helped and (works_on("cpu") or not compiled)  # other compiled code is for one thread
+        self._helped = helped
         self._spare: NextMoveModel | None = None if device == "cpu" else copy.deepcopy(parts.model)  # on the host
         self._fallbacks = 0
         self._install(parts.model, device, compiled=compiled)
@@ -275,13 +274,15 @@ class Engine:
         return [answers[position] for position in range(len(windows))]
 
     def _parts(self, lengths: Ints) -> Iterator[tuple[Ints, int]]:
-        """Which windows go together, and the width of their batch: BATCH at most of about a length."""
+        """Which windows go together, and the width of their batch: BATCH at most of about a length, or half of all that are shared."""
+        shared = self._helper is not None and len(lengths) >= SHARED
+        most = min(BATCH, (len(lengths) + 1) // 2) if shared else BATCH
         widths = np.array([*self._widths, self.window.events])
         bucket = np.searchsorted(widths, lengths)
         for number, width in enumerate(widths.tolist()):
             members = np.flatnonzero(bucket == number)
-            for begin in range(0, len(members), BATCH):
-                yield members[begin : begin + BATCH], width
+            for begin in range(0, len(members), most):
+                yield members[begin : begin + most], width
 
     def _told(self, batch: Batch, k: int, unwanted: Tensor | None) -> Told:
         """What is said about one rectangular batch."""

@@ -13,8 +13,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -22,6 +23,7 @@ K = TypeVar("K")
 R = TypeVar("R")
 
 AHEAD = 2  # pieces of work that may wait for whoever is free, while the next one is prepared
+SHARED = 16  # events that go to both threads at least: fewer are one pass's work
 NICE = 5
 
 
@@ -38,14 +40,18 @@ class Helper:
         while self._under_way and self._under_way[0].done:
             self._under_way.popleft()
         work = partial(_in_inference, work)
-        later = Later(work, self._thread.submit(work), self._catch_up)
+        try:
+            future = self._thread.submit(work)
+        except RuntimeError:  # no thread, or none any more, for the process ends: whoever asks does it
+            future = Future()
+        later = Later(work, future, self._catch_up)
         self._under_way.append(later)  # type: ignore[arg-type]  # its result is nobody's here
         return later
 
     def settle(self) -> None:
         """Nothing is under way any more, or remembered: what nobody has begun never will be, and what has begun is over."""
         while self._under_way:
-            self._under_way.popleft().end()
+            self._under_way.pop().end()  # the newest first, or another would begin when the oldest is over
 
     def _catch_up(self, wanted: Later[R]) -> None:
         """Does what nobody has begun, until the result that is wanted is there or nothing is left to do."""
@@ -56,15 +62,13 @@ class Helper:
 
 
 class Later(Generic[R]):
-    """Work that is done once, by the helper or by whoever wants its result."""
+    """Work that is done once, by the helper or by whoever wants its result.
+
+    Nobody collects garbage in a worker: an error must not be kept by what its traceback keeps.
+    """
 
     def __init__(self, work: Callable[[], R], future: Future[R], catch_up: Callable[[Later[R]], None]) -> None:
         self._work, self._future, self._catch_up = work, future, catch_up
-
-    @property
-    def begun(self) -> bool:
-        """Whether somebody does it, or has done it."""
-        return self._future.running() or self.done
 
     @property
     def done(self) -> bool:
@@ -72,24 +76,36 @@ class Later(Generic[R]):
         return self._future.done()
 
     def __call__(self) -> R:
-        """The result; raises what the work raised."""
+        """The result, for whoever asks first; raises what the work raised."""
         self._catch_up(self)
-        return self._future.result()
+        future, self._future = self._future, _OVER
+        try:
+            return future.result()
+        finally:
+            del future
 
     def take(self) -> None:
         """Do it here, if nobody has begun."""
         if not self._future.cancel():
             return
-        self._future = Future()
+        future = self._future = Future()
+        work = self._work
+        del self  # which the traceback of an error would keep
         try:
-            self._future.set_result(self._work())
-        except BaseException as error:  # noqa: BLE001  # whoever asks for the result gets it
-            self._future.set_exception(error)
+            future.set_result(work())
+        except Exception as error:  # noqa: BLE001  # whoever asks for the result gets it
+            future.set_exception(error)
+        finally:
+            del future
 
     def end(self) -> None:
         """Once this returns nobody does it: it is over, or nobody will begin."""
         if not self._future.cancel():
             wait([self._future])
+
+
+_OVER: Future[Any] = Future()  # of works whose results were asked for
+_OVER.set_result(None)
 
 
 def results(
@@ -121,4 +137,5 @@ def _in_inference(work: Callable[[], R]) -> R:
 def _begin(threads: int) -> None:
     torch.set_num_threads(threads)
     if sys.platform == "linux":  # where a thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICE)

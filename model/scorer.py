@@ -68,7 +68,8 @@ class Kept(NamedTuple):
 
 
 class Scorer:
-    """A catalogue ready for scoring; shares float32 vectors [N + 1, D] and bias [N + 1] with its maker. Not thread-safe.
+    """A catalogue ready for scoring; shares float32 vectors [N + 1, D] and bias [N + 1] with its maker. Several threads
+    may ask at once, and nobody while it is told what to ban.
 
     `precision` is that of the first stage: a list of lower precision may miss a class whose logit is level with the k-th
     to within the rounding. `banned` classes are neither listed nor counted. With `compiled`, what follows the product is

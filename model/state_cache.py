@@ -16,7 +16,7 @@ import torch
 
 from model.features import NO_IDENTITY, encode, pad
 from model.graphs import WAYS, Numbers, records
-from model.helper import Helper, results
+from model.helper import SHARED, Helper, results
 from model.incremental import fill
 from model.network import NextMoveModel
 from model.passes import passes
@@ -58,7 +58,8 @@ class StateCache:
     ) -> None:
         """Keys and values are kept, and blocks computed, in `dtype`; a pass has at most as many rows as the last bucket.
 
-        A helper makes answers of passes while the next ones are computed; it is for CPUs. What a recurrent backbone keeps is float32, and so are its products.
+        What a recurrent backbone keeps is float32, and so are its products. A helper, for CPUs, makes answers of passes while the next
+        ones are computed.
         """
         each = slot_bytes(model, rule.events, dtype)
         self.device = torch.device(device)
@@ -75,12 +76,7 @@ class StateCache:
         self._strange: list[dict[int, str]] = [{} for _ in range(room)]  # by slot: identity → name
         narrow = torch.bfloat16 if dtype == torch.bfloat16 and model.peer is None else None
         self.stepper = Stepper(
-            model,
-            self._pool,
-            buckets,
-            narrow=narrow,
-            compile_steps=compile_steps,
-            recorded=recorded,
+            model, self._pool, buckets, narrow=narrow, compile_steps=compile_steps, recorded=recorded
         )
         self._helper = helper
         moved = rule.events - rule.stride  # events before the newest where a window has just moved: most refills
@@ -121,7 +117,10 @@ class StateCache:
         was short, passes are smaller from then on.
         """
         try:
-            parts = list(passes([step.user_id for step in steps], self.stepper.most))
+            users = [step.user_id for step in steps]
+            parts = list(passes(users, self.stepper.most))
+            if self._helper is not None and len(parts) == 1 and len(users) >= SHARED:
+                parts = list(passes(users, (len(users) + 1) // 2))
             ahead = WAYS - 1 if self.stepper.recorded else 0
             helper = self._helper if len(parts) > 1 else None
             with closing(results(self._run(parts, steps, window, tell), ahead=ahead, helper=helper)) as answers:

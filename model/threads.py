@@ -8,15 +8,18 @@ from contextlib import contextmanager
 
 import torch
 
+from model.ahead_of_time import works_on
+
 
 def half_the_cores() -> int:
     """What a command takes that nobody told otherwise."""
     return max(1, (os.cpu_count() or 1) // 2)
 
 
-def shared(count: int) -> tuple[int, bool]:
-    """Of so many threads for a model: those of torch's, and whether a helper has as many (`model.helper`)."""
-    return max(1, count // 2), count > 1
+def shared(count: int, *, compiled: bool) -> tuple[int, bool]:
+    """Of so many threads for a model on a CPU: those of torch's, and whether a helper has as many (`model.helper`)."""
+    helped = count > 1 and (works_on("cpu") or not compiled)  # other compiled code is for one thread
+    return (count // 2 if helped else count), helped
 
 
 @contextmanager

@@ -35,8 +35,7 @@ def load_engine(settings: Settings) -> Engine:
     if settings.model is None:
         raise ArtifactError("no model: pass --model DIR or set NEXTMOVE_MODEL; `nextmove train` makes one")
     hidden = hidden_items(settings)
-    threads, _ = shared(_threads(settings))
-    return _engine(model_directory(settings.model), settings, threads, hidden)
+    return _engine(model_directory(settings.model), settings, hidden, is_first=True)
 
 
 def hidden_items(settings: Settings) -> Hidden:
@@ -56,17 +55,11 @@ def load_successor(directory: Path, settings: Settings) -> Engine:
     return engine
 
 
-def _engine(directory: Path, settings: Settings, threads: int | None = None, hidden: Hidden | None = None) -> Engine:
+def _engine(directory: Path, settings: Settings, hidden: Hidden | None = None, *, is_first: bool = False) -> Engine:
     device = choose_device(settings.device)
-    _, helped = shared(_threads(settings))
-    engine = Engine.load(
-        directory,
-        device,
-        settings.top_k,
-        threads,
-        compiled=settings.compile and can_compile(device),
-        helped=helped,
-    )
+    compiled = settings.compile and can_compile(device)
+    threads, helped = _threads(settings, compiled)
+    engine = Engine.load(directory, device, settings.top_k, threads if is_first else None, compiled, helped)
     if hidden is not None:
         engine.hide(hidden)  # before anything is recorded
     if settings.states_mb:
@@ -78,9 +71,11 @@ def _engine(directory: Path, settings: Settings, threads: int | None = None, hid
     return engine
 
 
-def _threads(settings: Settings) -> int:
-    """Of the model on a CPU, the helper's included: those leave a core to the event loop whenever it wants one."""
-    return settings.threads or os.cpu_count() or 1
+def _threads(settings: Settings, compiled: bool) -> tuple[int, bool]:
+    """As of `model.threads.shared`; by default a core is left to the stream, or what the helper leaves of the second of two."""
+    cores = os.cpu_count() or 1
+    threads, helped = shared(settings.threads or max(min(cores, 2), cores - 1), compiled=compiled)
+    return (threads if helped or settings.threads else max(1, cores - 1)), helped
 
 
 def model_directory(place: Path) -> Path:

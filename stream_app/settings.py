@@ -44,7 +44,8 @@ class Settings(BaseSettings):
     )
     threads: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="threads of the model on a CPU; 0: as many as cores. Half of them are of low priority: the stream needs a core now and then",
+        description="threads of the model on a CPU, half of them of low priority, for the stream needs a core now and then; "
+        "0: all cores but one, of two both",
     )
     states_mb: Annotated[int, Field(ge=0)] = Field(
         512,

@@ -14,6 +14,8 @@ def render(result: Mapping[str, Any], chart: str | None = None) -> str:
     parts = [INTRODUCTION, _setting(result)]
     if chart:
         parts.append(f"![Events per second of each path]({chart})")
+    if result.get("throughput"):
+        parts += _throughput(result["throughput"], result["taken"])
     for name, section in SECTIONS.items():
         if result.get(name):
             parts += section(result[name])
@@ -64,10 +66,16 @@ def _setting(result: Mapping[str, Any]) -> str:
     )
 
 
-def _throughput(rows: list[Row]) -> list[str]:
+def _throughput(rows: list[Row], taken: Mapping[str, Any]) -> list[str]:
     parts = ["## Rate", METHOD]
     for threads in dict.fromkeys(row["threads"] for row in rows):
-        parts += [f"### {_cores(threads)}", table([row for row in rows if row["threads"] == threads], THROUGHPUT)]
+        about = taken[f"throughput, {threads}"]
+        where = f"{about['machine']['cpu']}, {about['date'][:10]}; figures of other machines do not compare."
+        parts += [
+            f"### {_cores(threads)}",
+            where,
+            table([row for row in rows if row["threads"] == threads], THROUGHPUT),
+        ]
     parts += ["\n".join(f"- `{path.name}`: {path.description}" for path in PATHS), FAIRNESS]
     tried = [
         {"path": row["path"], "threads": row["threads"], "dial": dial, "rates": rates}
@@ -142,7 +150,6 @@ def _about(result: Mapping[str, Any]) -> list[str]:
 
 
 SECTIONS: dict[str, Callable[[list[Row]], list[str]]] = {
-    "throughput": _throughput,
     "latency": _latency,
     "hits": _hits,
     "start_up": _start_up,

@@ -1,4 +1,4 @@
-"""What integration tests share: one real Kafka for the whole run, and topic names of one's own."""
+"""What integration tests share: one real Kafka for all tests of a process, and topic names of one's own."""
 
 import os
 import uuid

@@ -12,6 +12,7 @@ from model.evaluation import EvaluationError, evaluate
 from model.sequences import FrameError, sequences
 from model.splits import by_time, daily, leave_one_out
 from model.targets import Horizons, targets
+from model.threads import threads
 from model.window import DAY_MS
 
 
@@ -121,16 +122,19 @@ def test_progress_ends_at_its_total(engine, log):
 
 
 def test_it_takes_half_of_the_cores_and_gives_them_back(engine, log, monkeypatch):
-    before, asked, predict = torch.get_num_threads(), set(), engine.predict
+    asked, predict = set(), engine.predict
 
     def noted(windows, top_k):
         asked.add(torch.get_num_threads())
         return predict(windows, top_k)
 
     monkeypatch.setattr(engine, "predict", noted)
-    evaluate(engine, log)
-    assert asked == {min(before, max(1, os.cpu_count() // 2))}
-    assert torch.get_num_threads() == before
+    half = max(1, os.cpu_count() // 2)
+    for before in (half + 1, half):
+        with threads(before):
+            evaluate(engine, log)
+            assert torch.get_num_threads() == before
+    assert asked == {half}
 
 
 def test_nothing_is_cleaned_away_before_it_is_asked(engine, log):

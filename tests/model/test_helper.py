@@ -1,10 +1,12 @@
 """Two threads that share what waits: each work once, results in order, and nothing under way behind an error."""
 
+import gc
 import os
 import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from model import helper
 from model.helper import AHEAD, Helper, results
+from model.threads import shared
 
 LIMIT_S = 10.0
 
@@ -35,14 +38,14 @@ def test_results_come_in_order_and_each_work_is_done_once(times_s: list[float]) 
 
 def test_whoever_asks_does_what_nobody_has_begun() -> None:
     """The first work waits for the second: it would wait for ever if whoever asks for it only waited, too."""
-    second_done = threading.Event()
+    first_begun, second_done = threading.Event(), threading.Event()
     aid = Helper()
-    first = aid.start(lambda: (second_done.wait(LIMIT_S), threading.get_ident()))
-    while not first.begun:
-        time.sleep(0.001)
+    first = aid.start(lambda: (first_begun.set(), second_done.wait(LIMIT_S), threading.get_ident()))
+    assert first_begun.wait(LIMIT_S)
     second = aid.start(lambda: (second_done.set(), threading.get_ident()))
-    assert first() == (True, first()[1])
-    assert first()[1] != threading.get_ident()
+    _, heard, who = first()
+    assert heard
+    assert who != threading.get_ident()
     assert second()[1] == threading.get_ident()
 
 
@@ -138,7 +141,7 @@ def test_the_second_thread_is_like_the_first_but_for_its_priority() -> None:
         return (
             torch.get_num_threads(),
             torch.is_inference_mode_enabled(),
-            os.getpriority(os.PRIO_PROCESS, threading.get_native_id()),
+            os.getpriority(os.PRIO_PROCESS, threading.get_native_id() if sys.platform == "linux" else 0),
         )
 
     before = torch.get_num_threads()
@@ -174,3 +177,65 @@ def test_nothing_of_what_is_done_is_remembered() -> None:
     ended = weakref.ref(aid)
     del aid
     assert ended() is None
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_an_error_is_not_kept_by_what_it_keeps(here: bool) -> None:
+    """By reference counts: whoever has dropped the error has dropped the batch that its frames hold."""
+    aid = Helper()
+    held, release = threading.Event(), threading.Event()
+    if here:  # the helper's thread is busy
+        aid.start(lambda: (held.set(), release.wait(LIMIT_S)))
+        assert held.wait(LIMIT_S)
+
+    def wrong(thing: set[int]) -> None:
+        raise ValueError(len(thing))
+
+    def batch() -> weakref.ref[set[int]]:
+        thing: set[int] = Batch((1, 2, 3))
+        works: list[tuple[int, Callable[[], None]]] = [(number, partial(wrong, thing)) for number in range(3)]
+        if here:
+            later = aid.start(works[0][1])
+            later.take()
+            with pytest.raises(ValueError, match="3"):
+                later()
+        else:
+            with pytest.raises(ValueError, match="3"):
+                list(results(iter(works), helper=aid))
+        return weakref.ref(thing)
+
+    gc.disable()
+    try:
+        left = batch()
+        release.set()
+        aid.settle()
+        limit = time.monotonic() + LIMIT_S
+        while left() is not None and time.monotonic() < limit:
+            time.sleep(0.001)
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+class Batch(set[int]):
+    """Something that can be referred to weakly."""
+
+
+def test_where_no_thread_can_be_had_whoever_asks_does_the_work() -> None:
+    aid = Helper()
+    aid._thread.shutdown()  # as at the end of the process
+    assert list(results(((n, threading.get_ident) for n in range(5)), helper=aid)) == [
+        (n, threading.get_ident()) for n in range(5)
+    ]
+    aid.start(lambda: pytest.fail("nobody asked"))
+    aid.settle()
+
+
+@pytest.mark.parametrize(("count", "compiled", "ahead_of_time", "wanted"), [
+    (1, True, True, (1, False)), (2, True, True, (1, True)), (5, False, False, (2, True)), (5, True, False, (5, False)),
+])  # fmt: skip
+def test_who_has_how_many_threads(
+    monkeypatch: pytest.MonkeyPatch, count: int, compiled: bool, ahead_of_time: bool, wanted: tuple[int, bool]
+) -> None:
+    monkeypatch.setattr("model.threads.works_on", lambda device: ahead_of_time)
+    assert shared(count, compiled=compiled) == wanted

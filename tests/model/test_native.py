@@ -72,9 +72,10 @@ def test_two_threads_may_call_it_at_once(library: Library) -> None:
 
     def call() -> list[Tensor]:
         begin.wait(LIMIT_S)
-        found = library([long])
-        over.set()
-        return found
+        try:
+            return library([long])
+        finally:
+            over.set()
 
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(call)

@@ -1,7 +1,7 @@
 """Going on from kept states gives what whole windows give, whatever happens to streams and slots."""
 
 import copy
-import itertools
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -234,20 +234,47 @@ def test_an_error_in_the_helpers_thread_leaves_nothing_to_trust(parts, whole, wr
     engine = keeping(parts, slots=8, helped=True)
     windows, steps = stream(80, users=8)
     engine.predict(Stream(windows[:40], steps[:40]))
-    tell, told = engine._answers.tell, itertools.count()
+    tell, told = engine._answers.tell, []
 
     def failing(*given):
-        if next(told) == wrong:
+        told.append(given)
+        if len(told) > wrong:
             raise RuntimeError("no more")
         return tell(*given)
 
     engine._answers.tell = failing
     with pytest.raises(RuntimeError, match="no more"):
         engine.predict(Stream(windows[40:], steps[40:]))
-    engine._answers.tell = pytest.fail
+    known = len(told)
     assert engine.states.users == 0
+    time.sleep(0.05)
+    assert len(told) == known
     engine._answers.tell = tell
     assert same(engine.predict(Stream(windows[40:], steps[40:])), whole.predict(windows[40:])) < 1e-5
+
+
+@pytest.mark.parametrize(("events", "sizes"), [(15, [15]), (16, [8, 8]), (21, [11, 10]), (33, [32, 1])])
+def test_what_would_be_one_pass_is_shared_by_two_threads(parts, whole, events, sizes):
+    for helped, wanted in ((False, [min(events, 32)] + [1] * (events > 32)), (True, sizes)):
+        engine = keeping(parts, slots=40, buckets=(1, 32), helped=helped)
+        engine.states.stepper.most = 32
+        run, seen = engine.states.stepper.run, []
+        engine.states.stepper.run = lambda columns, tell, run=run, seen=seen: (
+            seen.append(columns.shape[1]), run(columns, tell),
+        )[1]  # fmt: skip
+        lives = [Life(f"user-{n}").add(("item-1", "view", None, 10**12), n) for n in range(events)]
+        windows, steps = zip(*lives, strict=True)
+        assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
+        assert seen == wanted
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(15, [15]), (16, [8, 8]), (41, [21, 20]), (300, [128, 128, 44])])
+def test_whole_windows_are_shared_by_two_threads(parts, monkeypatch, count, sizes):
+    engine, seen = Engine(parts, device="cpu", helped=True), []
+    told = engine._told
+    monkeypatch.setattr(engine, "_told", lambda batch, *rest: (seen.append(len(batch.item_ids)), told(batch, *rest))[1])
+    engine.predict([Window(["item-1"], ["view"], [None], [n]) for n in range(count)])
+    assert sorted(seen, reverse=True) == sizes
 
 
 def test_a_helped_engine_is_as_good_for_whole_windows(parts, whole):

@@ -58,7 +58,7 @@ def test_states_are_kept_in_the_precision_of_the_settings(
 
 
 @pytest.mark.parametrize(("wanted", "cores", "threads", "helped"), [
-    (0, None, 1, False), (0, 1, 1, False), (0, 2, 1, True), (0, 5, 2, True), (1, 8, 1, False), (2, 1, 1, True), (6, 2, 3, True),
+    (0, None, 1, False), (0, 1, 1, False), (0, 2, 1, True), (0, 4, 1, True), (0, 5, 2, True), (1, 8, 1, False), (2, 1, 1, True), (6, 2, 3, True),
 ])  # fmt: skip
 def test_half_of_the_threads_are_the_helpers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int, cores: int | None, threads: int, helped: bool

@@ -29,7 +29,7 @@ def build(setting: Setting, *, copy: bool, dtype: str = "float32") -> Callable[[
 
     compiled = can_compile(setting.device)
     parts = artifact(setting, copy=copy)
-    threads, helped = shared(setting.threads)  # as in the worker
+    threads, helped = shared(setting.threads, compiled=compiled)  # as in the worker
     engine = Engine(
         parts,
         device=setting.device,

@@ -46,13 +46,14 @@ class NextMove:
 
 def build(setting: Setting, **options: Any) -> NextMove:
     """Options: `copy`, whether the network can copy from the window."""
-    threads, helped = shared(setting.threads)  # as in the worker
+    compiled = can_compile(setting.device)
+    threads, helped = shared(setting.threads, compiled=compiled)  # as in the worker
     engine = Engine(
         artifact(setting, **options),
         device=setting.device,
         top_k=setting.top_k,
         threads=threads,
-        compiled=can_compile(setting.device),
+        compiled=compiled,
         helped=helped,
     )
     return NextMove(engine.predict, {"poll": (setting.poll,)})
