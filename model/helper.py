@@ -23,7 +23,7 @@ K = TypeVar("K")
 R = TypeVar("R")
 
 AHEAD = 2  # pieces of work that may wait for whoever is free, while the next one is prepared
-SHARED = 16  # events that go to both threads at least: fewer are one pass's work
+SHARED = 64  # events that are worth two passes instead of one, which cost more together
 NICE = 5
 
 

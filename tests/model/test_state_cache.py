@@ -253,11 +253,11 @@ def test_an_error_in_the_helpers_thread_leaves_nothing_to_trust(parts, whole, wr
     assert same(engine.predict(Stream(windows[40:], steps[40:])), whole.predict(windows[40:])) < 1e-5
 
 
-@pytest.mark.parametrize(("events", "sizes"), [(15, [15]), (16, [8, 8]), (21, [11, 10]), (33, [32, 1])])
+@pytest.mark.parametrize(("events", "sizes"), [(63, [63]), (64, [32, 32]), (85, [43, 42]), (129, [128, 1])])
 def test_what_would_be_one_pass_is_shared_by_two_threads(parts, whole, events, sizes):
-    for helped, wanted in ((False, [min(events, 32)] + [1] * (events > 32)), (True, sizes)):
-        engine = keeping(parts, slots=40, buckets=(1, 32), helped=helped)
-        engine.states.stepper.most = 32
+    for helped, wanted in ((False, [min(events, 128)] + [1] * (events > 128)), (True, sizes)):
+        engine = keeping(parts, slots=130, buckets=(1, 128), helped=helped)
+        engine.states.stepper.most = 128
         run, seen = engine.states.stepper.run, []
         engine.states.stepper.run = lambda columns, tell, run=run, seen=seen: (
             seen.append(columns.shape[1]), run(columns, tell),
@@ -268,7 +268,7 @@ def test_what_would_be_one_pass_is_shared_by_two_threads(parts, whole, events, s
         assert seen == wanted
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(15, [15]), (16, [8, 8]), (41, [21, 20]), (300, [128, 128, 44])])
+@pytest.mark.parametrize(("count", "sizes"), [(63, [63]), (64, [32, 32]), (101, [51, 50]), (300, [128, 128, 44])])
 def test_whole_windows_are_shared_by_two_threads(parts, monkeypatch, count, sizes):
     engine, seen = Engine(parts, device="cpu", helped=True), []
     told = engine._told
