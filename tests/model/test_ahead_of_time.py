@@ -88,6 +88,29 @@ def test_two_threads_that_call_first_have_one_library(built, monkeypatch):
     assert len(loads) == 1
 
 
+def test_two_threads_whose_program_does_not_compile_try_once(built, monkeypatch, caplog):
+    tries, begin = [], threading.Barrier(2)
+
+    def refuse(*given):
+        tries.append(given)
+        time.sleep(0.05)
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(AheadOfTime, "_loaded", refuse)
+    run = AheadOfTime(program, of_program, or_plain=True)
+
+    def call(seed):
+        given = asked(9, 8, seed=seed)
+        begin.wait(10)
+        check(run(*given), given)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(call, range(2)))
+    assert len(tries) == 1
+    assert caplog.text.count("program is not compiled: no compiler") == 1
+    assert run.is_plain
+
+
 def test_one_library_is_for_all_sizes_and_the_next_process_finds_it(built):
     run = AheadOfTime(program, of_program)
     for rows, columns in ((3, 8), (2, 4), (500, 4), (37, 40)):

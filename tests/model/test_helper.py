@@ -70,7 +70,7 @@ def test_behind_an_error_nothing_is_under_way(wrong: int) -> None:
 
     def work(number: int) -> None:
         overlaps.append(at_work.acquire(blocking=False))
-        time.sleep(0.005)
+        time.sleep(0.02)
         at_work.release()
         if number == wrong:
             raise ValueError(f"work {number}")
@@ -80,12 +80,13 @@ def test_behind_an_error_nothing_is_under_way(wrong: int) -> None:
     with pytest.raises(ValueError, match=f"work {wrong}"):
         found.extend(results(((number, lambda number=number: work(number)) for number in range(6)), helper=aid))
     assert [number for number, _ in found] == list(range(wrong))
+    assert at_work.acquire(blocking=False)
+    assert at_work.acquire(blocking=False), "a work was going on behind the error"
+    at_work.release(2)
     begun = len(overlaps)
     assert begun <= wrong + AHEAD + 1
     time.sleep(0.05)
     assert len(overlaps) == begun, "a work began behind the error"
-    assert at_work.acquire(blocking=False)
-    assert at_work.acquire(blocking=False), "a work was going on behind the error"
     assert aid.start(lambda: 7)() == 7, "the helper is of no use any more"
 
 
@@ -113,6 +114,23 @@ def test_who_takes_no_more_results_stops_the_works() -> None:
     time.sleep(0.02)
     assert begun == known
     assert len(begun) <= AHEAD + 1
+
+
+def test_who_settles_lets_nothing_begin_behind_what_is_at_work() -> None:
+    at_work, release = threading.Event(), threading.Event()
+    begun: list[int] = []
+    aid = Helper()
+    aid.start(lambda: (at_work.set(), release.wait(LIMIT_S)))
+    assert at_work.wait(LIMIT_S)
+    for number in range(100):
+        aid.start(partial(begun.append, number))
+    timer = threading.Timer(0.05, release.set)
+    timer.start()
+    aid.settle()
+    timer.join()
+    assert release.is_set(), "it did not wait for what is at work"
+    aid.start(lambda: None)()
+    assert begun == []
 
 
 def test_without_a_helper_results_are_asked_for_as_late_as_is_said() -> None:
