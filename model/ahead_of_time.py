@@ -15,7 +15,6 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -65,7 +64,7 @@ Kind = tuple[Any, ...]
 
 
 class AheadOfTime(Generic[P, R]):
-    """A program of tensors, whose answer it gives; arguments are tensors, tuples and dataclasses of them, numbers and None.
+    """A program of tensors, whose answer it gives; arguments are tensors, tuples of them, numbers and None.
 
     `sizes` says of the same arguments which dimensions may have any size: the arguments' structure with `Sizes` in the place
     of tensors. It is asked when arguments have shapes that were not seen before. `about` is what the program depends on besides its
@@ -89,11 +88,6 @@ class AheadOfTime(Generic[P, R]):
         self._known: dict[Kind, Callable[[list[Tensor]], R]] = {}  # by all sizes
         self._plain = False
         self._looking = Lock()
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it did not compile, and is run as it is."""
-        return self._plain
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the program says to these arguments; raises TypeError where one is given by name."""
@@ -149,11 +143,11 @@ class AheadOfTime(Generic[P, R]):
                 _build(flat, sizes, examples, self._options, path)
                 library = Library(path)
         library.give({name: weights[name].detach() for name in library.weights})
-        like = self._program(*rebuilt(flat.args, iter(examples)))
+        build = _builder(self._program(*rebuilt(flat.args, iter(examples))))
 
         def run(tensors: list[Tensor]) -> R:
             answers = library([each.contiguous() for each in tensors])
-            return rebuilt(like, iter(answers))  # type: ignore[no-any-return]  # of that type
+            return build(iter(answers))  # type: ignore[no-any-return]  # of that type
 
         return run
 
@@ -166,8 +160,7 @@ def signature(args: tuple[Any, ...], tensors: list[Tensor]) -> Kind:
             tensors.append(each)
             found.append((each.dtype, each.shape))
         else:
-            parts = _parts(each)
-            found.append(each if parts is None else signature(parts, tensors))
+            found.append(signature(each, tensors) if isinstance(each, tuple) else each)
     return tuple(found)
 
 
@@ -216,39 +209,36 @@ def _shape(part: Any) -> Any:
     """The structure without the tensors."""
     if isinstance(part, Tensor):
         return _Here()
-    parts = None if isinstance(part, _Here) else _parts(part)
-    return part if parts is None else _of_type(part, map(_shape, parts))
+    return _of_type(part, map(_shape, part)) if isinstance(part, tuple) and not isinstance(part, _Here) else part
 
 
 def rebuilt(like: Any, tensors: Iterator[Tensor]) -> Any:
     """The structure with these tensors in the place of its own."""
     if isinstance(like, Tensor | _Here):
         return next(tensors)
-    parts = _parts(like)
-    return like if parts is None else _of_type(like, [rebuilt(one, tensors) for one in parts])
+    return _of_type(like, [rebuilt(one, tensors) for one in like]) if isinstance(like, tuple) else like
+
+
+def _builder(like: Any) -> Callable[[Iterator[Tensor]], Any]:
+    """`rebuilt` for one structure, which looks at it only once."""
+    if isinstance(like, Tensor):
+        return next
+    if not isinstance(like, tuple):
+        return lambda _: like
+    builders = [_builder(one) for one in like]
+    return lambda tensors: _of_type(like, [build(tensors) for build in builders])
 
 
 def leaves(part: Any, kind: type) -> list[Any]:
     """What is of this kind, in order."""
     if isinstance(part, kind):
         return [part]
-    return [leaf for one in _parts(part) or () for leaf in leaves(one, kind)]
+    return [leaf for one in part for leaf in leaves(one, kind)] if isinstance(part, tuple) else []
 
 
-def _parts(part: Any) -> tuple[Any, ...] | None:
-    """What a structure consists of; None of what is none."""
-    if isinstance(part, tuple):
-        return part
-    if part is not None and is_dataclass(part):  # older versions of torch cannot trace that of None
-        return tuple([getattr(part, one.name) for one in fields(part)])
-    return None
-
-
-def _of_type(like: Any, parts: Iterable[Any]) -> Any:
-    """A structure of that type from other parts."""
-    if isinstance(like, tuple) and not hasattr(like, "_fields"):
-        return tuple(parts)
-    return type(like)(*parts)
+def _of_type(like: tuple[Any, ...], parts: Iterable[Any]) -> Any:
+    """A tuple of that type from other parts."""
+    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
 
 
 def _examples(tensors: Sequence[Tensor], sizes: Sequence[Sizes]) -> list[Tensor]:

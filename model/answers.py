@@ -37,8 +37,8 @@ class NotFinite(Exception):
 class Answers:
     """Makes forecasts of a network's heads, with the vocabulary's names.
 
-    Items are scored in `precision`, and those that are listed once more in float32; with `compiled_scoring` by compiled code. With
-    `compiled` all that follows is, on a CPU.
+    Items are scored in `precision`, or with `few` those of few windows in int8 (`model.few`), and those that are listed once more in
+    float32; with `compiled_scoring` by compiled code. With `compiled` all that follows is, on a CPU.
     """
 
     def __init__(
@@ -50,12 +50,13 @@ class Answers:
         precision: Precision = "float32",
         compiled: bool = False,
         compiled_scoring: bool = False,
+        few: bool = False,
     ) -> None:
         self._model = model
         self._behaviors = np.array(vocabulary.behaviors.names, object)
         self._vocabulary = vocabulary
         self._calibration = calibration
-        scorer = Scorer(*model.item_table(), precision=precision, compiled=compiled_scoring)
+        scorer = Scorer(*model.item_table(), precision=precision, compiled=compiled_scoring, few=few)
         self._items = ranking(scorer, vocabulary.items, vocabulary.item_counts)
         scorer = Scorer(*model.category_table(), compiled=compiled_scoring)
         self._categories = ranking(scorer, vocabulary.categories, vocabulary.category_counts)

@@ -27,6 +27,7 @@ from model.backbones import RECURRENT
 from model.calibration import Calibration
 from model.devices import choose_device, has_failed, scoring_precision
 from model.features import Batch, Ints, encode, pad
+from model.few import MOST as FEW
 from model.forecast import Forecast, difference
 from model.helper import SHARED, Helper, results
 from model.hiding import Hidden
@@ -98,7 +99,7 @@ class Engine:
         self._model: NextMoveModel = model.to(device).eval()  # type: ignore[arg-type]  # a str is a device
         names, long = self.vocabulary, self.vocabulary.items.rows > LONG
         self.precision: Precision = scoring_precision(device, compiled) if long else "float32"  # of scoring
-        how = {"compiled": compiled, "compiled_scoring": compiled and long}
+        how = {"compiled": compiled, "compiled_scoring": compiled and long, "few": long}
         self._answers = Answers(self._model, names, self.calibration, precision=self.precision, **how)
         self._tells: dict[int, Tell] = {}  # by the number of names listed
 
@@ -156,10 +157,16 @@ class Engine:
         return Kept(counts.hits, counts.refills, counts.evictions, *held, counts.restored, self._fallbacks)
 
     def warm(self) -> None:
-        """Predict once in each width of batch, so that no batch is the first of its shape. Raises NotFinite."""
+        """Predict once in each width of batch, and for one, few and many windows, so that no batch is the first of its kind.
+
+        Raises NotFinite.
+        """
         name = self.behaviors[0]
         widths = (*self._widths, self.window.events)
-        self.predict([Window([None] * width, [name] * width, [None] * width, [0] * width) for width in widths])
+        made_up = [Window([None] * width, [name] * width, [None] * width, [0] * width) for width in widths]
+        self.predict(made_up)
+        for count in (FEW, FEW + 1):
+            self.predict(made_up[:1] * count)
 
     def hide(self, hidden: Hidden) -> int:
         """From the next batch on these items are not listed, instead of those before; how many of the banned are unknown.

@@ -10,7 +10,6 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
 from itertools import islice
 from typing import Any
 
@@ -238,11 +237,9 @@ def shares(material: Material) -> Tensor:
 
 def widened(part: Any) -> Any:
     """The same heads, mixture or tensor in float32, which sums of losses need."""
-    if part is None:
-        return None
     if isinstance(part, Tensor):
         return part.float()
-    return replace(part, **{one.name: widened(getattr(part, one.name)) for one in fields(part)})
+    return None if part is None else type(part)(*map(widened, part))
 
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, list[Tensor] | float]]:

@@ -15,7 +15,8 @@ from torch import Tensor
 from model.hiding import Banned
 from model.network import Copied, Mixture
 from model.pointer import FAR
-from model.scorer import Ranked, Scorer
+from model.scorer import Scorer
+from model.stages import Ranked
 from model.topk import first_k
 from model.vocabulary import Catalogue
 

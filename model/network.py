@@ -22,7 +22,8 @@ T query positions (all L, or the last one), D width, H heads, K heads of keys an
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,16 +44,14 @@ DISTANCES = 256  # farther ones count as the farthest
 COUNTED = {"behavior_after"}  # parameters that begin as counts of the log, though they are no vectors
 
 
-@dataclass(frozen=True, slots=True)
-class Mixture:
+class Mixture(NamedTuple):
     """A distribution over (catalogue ∪ distinct ones in the window), in logs; over the catalogue without `copied`."""
 
     query: Tensor  # [B, T, D] against `catalogue`
     copied: Copied | None
 
 
-@dataclass(frozen=True, slots=True)
-class Copied:
+class Copied(NamedTuple):
     """The window's part of a mixture."""
 
     log_catalogue: Tensor  # [B, T] log of the catalogue's share
@@ -60,8 +59,7 @@ class Copied:
     pointer: Tensor  # [B, T, L] log-probability of each candidate, FAR where no candidate
 
 
-@dataclass(frozen=True, slots=True)
-class Heads:
+class Heads(NamedTuple):
     """Everything the network says at each query position."""
 
     items: Mixture
@@ -265,13 +263,13 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
             found = self.item(rows)
         else:
             found = bounded(self.item(self.hide(self.described.shown(rows), first, rate))) + self.described(rows)
-        return found + self.of_prices(rows)  # type: ignore[no-any-return]
+        return self.priced(found, rows)
 
-    def of_prices(self, rows: Tensor) -> Tensor | float:
-        """What the prices of items say, [..., D]; 0 where the log has none."""
+    def priced(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Vectors of items [..., D], with what their prices say where the log has any."""
         if self.price is None or self.item_buckets is None:
-            return 0.0
-        return self.price(self.item_buckets[rows])  # type: ignore[no-any-return]
+            return vectors
+        return vectors + self.price(self.item_buckets[rows])  # type: ignore[no-any-return]
 
     def hide(self, rows: Tensor, first: int, rate: float) -> Tensor:
         """In training, shows a share of the known names as unknown ones; rows [B, L]."""
@@ -305,7 +303,7 @@ class NextMoveModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transf
         if self.described is not None:
             own, bias = self.described.table(own), self.described.bias(bias)
         rows = torch.arange(first, self.config.item_rows, device=own.device)
-        vectors = own + self.category(self.item_categories[first:]) + self.of_prices(rows)
+        vectors = self.priced(own + self.category(self.item_categories[first:]), rows)
         return torch.cat((self.item.weight[2:3], vectors)), bias
 
     def category_table(self) -> tuple[Tensor, Tensor]:

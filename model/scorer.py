@@ -6,7 +6,7 @@ groups with the largest maxima once more, in float32 from the original vectors: 
 replace their groups' share of the denominator, so that its largest terms are exact.
 
 B queries, D width, N classes besides class 0, R = N + 1 rows, G groups. Class 0 means "none of these": it counts in the
-denominator and is never listed. Knows nothing of items.
+denominator and is never listed. What the stages do to tensors is in `model.stages`. Knows nothing of items.
 """
 
 from __future__ import annotations
@@ -18,44 +18,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.few import Few
 from model.precision import Precision, lay_out, prepare
-from model.scoring_library import compile_for, compiled_product, of_choose, of_conclude, of_dot, of_rank, of_reduce
+from model.scoring_library import compile_for, of_choose, of_conclude, of_dot, of_rank, of_reduce
+from model.stages import (
+    BLOCK_CELLS,
+    GROUP,
+    SQUARE,
+    Exact,
+    Ranked,
+    choose,
+    conclude,
+    dot,
+    hide,
+    log_sum,
+    rank,
+    reduce,
+    reduce_fused,
+)
 from model.topk import first_k
 
-GROUP = 16  # neighbouring classes that are one candidate
-SQUARE = 16  # neighbouring groups that are looked at together first
 SLACK: dict[Precision, int] = {"float32": 2, "bfloat16": 4, "int8": 6}  # groups looked into beyond k
 SHORT = 4096  # rows of a catalogue that is scored in one product
 BLOCK = 16_384  # classes at most; fewer for many queries
-BLOCK_ALONE = 8 * BLOCK  # classes at most for one query, on a CPU: every block costs .1 ms besides its work
 LEAST = 4096  # classes
-BLOCK_CELLS = 1 << 20  # scores: 2 or 4 MB, which a CPU's cache holds
 ROOM = 128  # times as much at once on other devices, which need much to do and have the memory
 QUERIES = 256  # at once on a CPU
 QUERIES_ELSEWHERE = 2048
 LANES = (
     8 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 16
 )  # numbers of a vector register: queries are padded to whole ones
-HIDDEN = torch.iinfo(torch.int32).min  # no sum of products of int8 values is that small
-LOWEST = torch.finfo(torch.float32).min
 CELLS = 1 << 18  # numbers gathered at once, 1 MB: what the cache holds
-
-
-class Ranked(NamedTuple):
-    """What `Scorer.top` says about B queries."""
-
-    logits: Tensor  # float32 [B, k] best first, ties by lower class; -inf where fewer than k are allowed
-    classes: Tensor  # int64 [B, k]; 0 where fewer than k are allowed
-    log_total: Tensor  # float32 [B] log Σ exp over all allowed classes and class 0
-
-
-class Exact(NamedTuple):
-    """A catalogue as the second stage reads it, float32."""
-
-    vectors: Tensor  # [R, D]
-    bias: Tensor  # [R]
-    allowed: Tensor  # [R] bias; -inf where a class is never listed
-    loose: Tensor  # int64: the last classes, of no whole group and always looked into
 
 
 class Kept(NamedTuple):
@@ -72,8 +65,9 @@ class Scorer:
     may ask at once, and nobody while it is told what to ban.
 
     `precision` is that of the first stage: a list of lower precision may miss a class whose logit is level with the k-th
-    to within the rounding. `banned` classes are neither listed nor counted. With `compiled`, what follows the product is
-    fused, and so is the product of a query that comes alone, in float32 but in int8, which needs a C++ compiler on the machine.
+    to within the rounding. With `few` that holds for few queries in any precision, for on a CPU they are given int8
+    (`model.few`). `banned` classes are neither listed nor counted. With `compiled`, what follows the product is fused, which
+    needs a C++ compiler on the machine.
     """
 
     def __init__(
@@ -86,13 +80,13 @@ class Scorer:
         slack: int | None = None,
         banned: Tensor | None = None,
         compiled: bool = False,
+        few: bool = False,
     ) -> None:
         if precision == "int8" and vectors.device.type != "cpu":
             raise ValueError(f"int8 is for CPUs, not for {vectors.device.type}")
         if precision not in SLACK:
             raise ValueError(f"precision must be one of {', '.join(SLACK)}, got {precision}")
         self._room = 1 if vectors.device.type == "cpu" else ROOM
-        self._block_alone = (BLOCK_ALONE if self._room == 1 else BLOCK * ROOM) if block is None else block
         block = BLOCK * self._room if block is None else block
         if block < 2 * GROUP or block % (2 * GROUP):
             raise ValueError(f"block must be a multiple of {2 * GROUP}, got {block}")
@@ -112,8 +106,8 @@ class Scorer:
         self._conclude = compile_for(kind, conclude, of_conclude) if compiled else conclude
         self._rank = compile_for(kind, rank, of_rank) if compiled else rank
         self._dot = compile_for(kind, dot, of_dot) if compiled and kind == "cpu" else dot
-        narrow = self._table.vectors.dtype == torch.int8  # whose product reads the table as fast as memory gives it
-        self._multiply_alone = compiled_product(kind, product_alone) if compiled and not narrow else None
+        few = few and kind == "cpu" and len(bias) > SHORT
+        self._few = Few(self._exact, self._table, compiled=compiled) if few else None
 
     @property
     def device(self) -> torch.device:
@@ -123,7 +117,8 @@ class Scorer:
     @property
     def bytes(self) -> int:
         """Memory held, that of the shared vectors included."""
-        held = {each.data_ptr(): each.nbytes for each in (*self._table, *self._exact) if each is not None}
+        few = () if self._few is None else self._few.held
+        held = {each.data_ptr(): each.nbytes for each in (*self._table, *self._exact, *few) if each is not None}
         return sum(held.values())
 
     @torch.inference_mode()
@@ -169,6 +164,8 @@ class Scorer:
             raise ValueError(f"k must be at least 1, got {k}")
         if len(self._exact.bias) <= SHORT:
             return self._rank(self._exact, queries.float(), hidden, k)
+        if self._few is not None and self._few.takes(len(queries)):
+            return self._few.top(queries.float(), k, hidden)
         most = QUERIES if queries.device.type == "cpu" else QUERIES_ELSEWHERE
         parts = [
             self._top(queries[begin : begin + most], k, None if hidden is None else hidden[begin : begin + most])
@@ -233,22 +230,16 @@ class Scorer:
     def _blocks(self, queries: Tensor, hidden: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         """What `reduce` says about each block, [n / GROUP, B] each."""
         vectors, scales, offsets = self._table
-        alone = self._multiply_alone if len(queries) == 1 else None
-        if alone is not None and alone.is_plain:
-            alone = None
-        asked, steps = (queries[0], None) if alone is not None else lay_out(queries, vectors.dtype)
-        most, cells = self._block_alone if len(queries) == 1 else self._block, BLOCK_CELLS * self._room
-        size = min(most, max(LEAST, cells // max(1, len(queries)) // (2 * GROUP) * (2 * GROUP)))
+        asked, steps = lay_out(queries, vectors.dtype)
+        cells = BLOCK_CELLS * self._room
+        size = min(self._block, max(LEAST, cells // max(1, len(queries)) // (2 * GROUP) * (2 * GROUP)))
         kind = torch.int32 if vectors.dtype == torch.int8 else asked.dtype
         scratch = asked.new_empty((min(size, len(vectors)) + 2, len(queries)), dtype=kind)  # first and last for nobody
         multiply = torch._int_mm if kind == torch.int32 else torch.mm  # noqa: SLF001  # its only name
         for begin in range(0, len(vectors), size):
             part = slice(begin, begin + size)
             scores = scratch[1 : len(vectors[part]) + 1]
-            if alone is not None:
-                scores.copy_(alone(vectors[part], asked))
-            else:
-                multiply(vectors[part], asked, out=scores)
+            multiply(vectors[part], asked, out=scores)
             if hidden is not None:
                 hide(scratch, hidden.t() - (begin - 1), len(scores))
             yield self._reduce(scores, offsets[part], None if scales is None else scales[part], steps)
@@ -257,119 +248,3 @@ class Scorer:
 def whole(parts: list[Ranked]) -> Ranked:
     """One answer of several queries' one after the other."""
     return parts[0] if len(parts) == 1 else Ranked(*(torch.cat(each) for each in zip(*parts, strict=True)))
-
-
-def rank(exact: Exact, queries: Tensor, hidden: Tensor | None, k: int) -> Ranked:
-    """All of a short catalogue in one product, which is less work than to choose groups."""
-    logits = torch.addmm(exact.allowed, queries, exact.vectors.t())  # [B, R]
-    logits[:, 0] = -torch.inf
-    if hidden is not None:
-        logits = logits.scatter(1, hidden, -torch.inf)
-    best, where = first_k(logits, k)
-    return ranked(best, where, logits.logsumexp(1, keepdim=True), exact, queries, k)
-
-
-def conclude(exact: Exact, queries: Tensor, groups: Tensor, rest: Tensor, hidden: Tensor | None, k: int) -> Ranked:
-    """The second stage: what is listed of groups [B, K], and the total with the log Σ exp of all others [B, 1]."""
-    members = groups[:, :, None] * GROUP + torch.arange(GROUP, device=groups.device)  # [B, K, GROUP]
-    classes = torch.cat((members.flatten(1), exact.loose.expand(len(queries), -1)), dim=1)  # [B, C]
-    logits = dot(exact.vectors, queries, classes) + exact.allowed[classes]
-    if hidden is not None:
-        at = places(hidden, groups, len(exact.bias) - len(exact.loose))
-        logits = F.pad(logits, (1, 0)).scatter(1, at, -torch.inf)[:, 1:]
-    best, where = first_k(logits, k, classes)
-    return ranked(best, classes.gather(1, where), torch.cat((rest, logits), dim=1), exact, queries, k)
-
-
-def ranked(best: Tensor, classes: Tensor, logits: Tensor, exact: Exact, queries: Tensor, k: int) -> Ranked:
-    """Lists [B, k or fewer] and what the total is made of, class 0 aside [B, any], as an answer."""
-    nothing = (queries * exact.vectors[0]).sum(1, keepdim=True) + exact.bias[0]  # [B, 1]
-    total = torch.cat((logits, nothing), dim=1).logsumexp(1)
-    doubt = (queries * 0).sum(1)  # NaN where a query is not finite, else 0
-    missing = (0, k - best.shape[1])
-    listed = F.pad(classes.masked_fill(best == -torch.inf, 0), missing)
-    return Ranked(F.pad(best + doubt[:, None], missing, value=-torch.inf), listed, total + doubt)
-
-
-def places(hidden: Tensor, groups: Tensor, whole: int) -> Tensor:
-    """Where hidden classes [B, H] stand among the members of groups [B, K] and the classes from `whole` on, from 1; 0: nowhere."""
-    steps = torch.arange(1, groups.shape[1] + 1, device=groups.device)
-    turn = ((hidden[:, :, None] // GROUP == groups[:, None]) * steps).sum(-1)  # [B, H] which group, from 1
-    inside = torch.where(turn > 0, (turn - 1) * GROUP + hidden % GROUP + 1, 0)
-    return torch.where(hidden >= whole, groups.shape[1] * GROUP + hidden - whole + 1, inside)
-
-
-def choose(best: Tensor, mass: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The `keep` groups with the largest maxima: those, their masses and places, [B, keep] each; log Σ exp of the others [B].
-
-    best, mass [G, B], G a multiple of SQUARE; mass is overwritten. The best groups lie in the best squares.
-    """
-    squares = first_k(best.view(len(best) // SQUARE, SQUARE, best.shape[1]).amax(1).t(), keep)[1]  # [B, keep or fewer]
-    inside = (squares[:, :, None] * SQUARE + torch.arange(SQUARE, device=best.device)).flatten(1)
-    values, where = first_k(best.gather(0, inside.t()).t(), keep, inside)
-    where = inside.gather(1, where)
-    chosen = mass.gather(0, where.t()).t()
-    return values, chosen, where, log_sum(best, mass.scatter_(0, where.t(), 0), 0)
-
-
-def log_sum(best: Tensor, mass: Tensor, dim: int) -> Tensor:
-    """Log Σ exp over groups of which each has a `mass` relative to its best."""
-    most = best.amax(dim, keepdim=True).clamp(min=LOWEST)
-    return ((best - most).exp() * mass).sum(dim).log() + most.squeeze(dim)
-
-
-def hide(scores: Tensor, at: Tensor, rows: int) -> None:
-    """Blots out each query's hidden classes `at` [H, B] where they are among rows 1 … `rows` of scores [≥ rows + 2, B'].
-
-    What lies before or behind lands in the rows around them.
-    """
-    nothing = HIDDEN if scores.dtype == torch.int32 else -torch.inf
-    scores.scatter_(0, at.clamp_(0, rows + 1), nothing)
-
-
-def reduce(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Each group's largest logit and Σ exp relative to it, [n / GROUP, B]; scores [n, B], offsets and scales [n], steps [B].
-
-    Scores are overwritten where they are float32 already.
-    """
-    logits = scores.float()
-    if scales is not None and steps is not None:
-        logits.mul_(scales[:, None]).mul_(steps).masked_fill_(scores == HIDDEN, -torch.inf)
-    grouped = logits.add_(offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
-    best = grouped.amax(1)
-    return best, grouped.sub_(best.clamp(min=LOWEST)[:, None]).exp_().sum(1)
-
-
-def reduce_fused(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same for a compiler, which makes one loop of it; nothing is overwritten."""
-    logits = scores.float()
-    if scales is not None and steps is not None:
-        logits = torch.where(scores == HIDDEN, -torch.inf, logits * (scales[:, None] * steps))
-    grouped = (logits + offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
-    best = grouped.amax(1)
-    return best, exp_of_negative(grouped - best.clamp(min=LOWEST)[:, None]).sum(1)
-
-
-def exp_of_negative(x: Tensor) -> Tensor:
-    """exp(x) for x ≤ 0 to within 7e-6 (absolute), by products alone: the cubic of x / 32, squared five times.
-
-    Below −16 it stays at 1e-7, which is little beside the 1 that each group's maximum adds.
-    """
-    x = x.clamp(min=-16.0)
-    power = ((x * (1 / (6 * 32**3)) + 1 / (2 * 32**2)) * x + 1 / 32) * x + 1.0
-    for _ in range(5):
-        power = power * power
-    return power
-
-
-def product_alone(vectors: Tensor, query: Tensor) -> Tensor:
-    """Products of all vectors [n, D] with one query [D], float32 [n, 1].
-
-    As one loop of a compiler, which on processors without AVX-512 takes half as long as the libraries' product of matrix and vector.
-    """
-    return (vectors.float() * query).sum(1, keepdim=True)
-
-
-def dot(vectors: Tensor, queries: Tensor, classes: Tensor) -> Tensor:
-    """Products of queries [B, D] with the vectors [R, D] of classes [B, C], [B, C]."""
-    return (vectors[classes] * queries[:, None]).sum(-1)

@@ -114,10 +114,12 @@ class Stepper:
         rows = next(size for size in self.sizes if size >= count)
         told = self._replayed(columns, rows, tell) if self.recorded else None
         if told is None:
-            whole = np.pad(columns, ((0, 0), (0, rows - count)), mode="edge")  # the last one again and again
+            whole = columns[:, np.minimum(np.arange(rows), count - 1)]  # the last one again and again
             event = Event(*torch.from_numpy(whole).to(self.device).unbind(0))
-            found = first(self._step(event), count)
-            keep(self._pool, first(event, count), found)
+            found = self._step(event)
+            if count < rows:
+                event, found = first(event, count), first(found, count)
+            keep(self._pool, event, found)
             told = partial(self._told, tell, found)
         return told
 

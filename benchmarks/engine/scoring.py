@@ -20,7 +20,8 @@ from torch import Tensor
 
 from model.compiling import can_compile
 from model.precision import Precision
-from model.scorer import BLOCK, ROOM, Ranked, Scorer
+from model.scorer import BLOCK, ROOM, Scorer
+from model.stages import Ranked
 
 WIDTH = 128
 RANK = 24  # dimensions that the vectors mostly lie in
@@ -62,7 +63,7 @@ def measure(
         seen = torch.randint(1, size, (len(queries), hidden), device=device) if hidden else None
         exact = Scorer(vectors, bias, block=block).top(queries, TOP_K, seen)
         scorers = {
-            (precision, fused): Scorer(vectors, bias, precision=precision, block=block, compiled=fused)
+            (precision, fused): Scorer(vectors, bias, precision=precision, block=block, compiled=fused, few=True)
             for precision in precisions
             for fused in compiled
         }

@@ -1,6 +1,6 @@
 import math
 import time
-from dataclasses import replace
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -9,11 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.engine.paths.nextmove import artifact as random_artifact
+from benchmarks.engine.setting import Setting
 from model import artifact
 from model.calibration import Line
 from model.engine import ArtifactError, Engine, NotFinite
+from model.few import MOST as FEW
+from model.few import Few
 from model.forecast import difference
 from model.hiding import Hidden
+from model.scorer import Scorer
 from model.window import Window
 
 HOUR_MS = 3_600_000
@@ -89,13 +94,48 @@ def test_the_answer_does_not_depend_on_the_batch(engine):
 
 
 def test_warm_is_one_answer_in_each_width_of_batch(engine, monkeypatch):
+    """And of few windows and many."""
     widths = []
     run = engine._told
     monkeypatch.setattr(
         engine, "_told", lambda batch, *rest: (widths.append(batch.item_ids.shape), run(batch, *rest))[1]
     )
     engine.warm()
-    assert widths == [(1, width) for width in (4, 8, 16, 32, 50)]
+    assert widths == [*((1, width) for width in (4, 8, 16, 32, 50)), (FEW, 4), (FEW + 1, 4)]
+
+
+@pytest.fixture
+def long_catalogue(monkeypatch):
+    """An engine whose catalogue is long enough for whatever a long one gets."""
+    monkeypatch.setattr("model.engine.LONG", 0)
+    monkeypatch.setattr("model.scorer.SHORT", 0)
+    setting = Setting(width=32, layers=1, window=50, items=2000, categories=20)
+    return Engine(random_artifact(setting, copy=False), device="cpu")
+
+
+def test_warm_is_an_answer_for_one_few_and_many_windows(long_catalogue):
+    """Each is a program of its own, and nobody may wait for a compiler later."""
+    with (
+        mock.patch.object(Few, "top", autospec=True, side_effect=Few.top) as few,
+        mock.patch.object(Scorer, "_top", autospec=True, side_effect=Scorer._top) as many,
+    ):
+        long_catalogue.warm()
+    assert {1, FEW} <= {len(call.args[1]) for call in few.mock_calls}
+    assert FEW + 1 in {len(call.args[1]) for call in many.mock_calls}
+
+
+def test_few_windows_are_answered_as_many_are(long_catalogue):
+    """Up to the precision of a long catalogue: what is listed has 1e-2 of its probability, mostly far less."""
+    items = [f"item-{n:07d}" for n in range(40)]
+    windows = [window(items[n : n + 1 + n % 20]) for n in range(20)]
+    together = long_catalogue.predict(windows)
+    for size in (1, 3, FEW):
+        few = [one for begin in range(0, 20, size) for one in long_catalogue.predict(windows[begin : begin + size])]
+        for one, other in zip(few, together, strict=True):
+            chances = {item["item_id"]: item["probability"] for item in other.next_items}
+            same = [item for item in one.next_items if item["item_id"] in chances]
+            assert len(same) >= 9
+            assert all(item["probability"] == pytest.approx(chances[item["item_id"]], rel=1e-2) for item in same)
 
 
 def test_no_windows_no_answers_and_an_empty_window_is_an_error(engine):
@@ -204,7 +244,7 @@ def test_an_answer_that_is_not_finite_is_no_answer(engine, monkeypatch, head, nu
         part = getattr(heads, head)
         spoiled = (part.query if head in ("items", "categories") else part).clone()
         spoiled[-1] = number
-        return replace(heads, **{head: replace(part, query=spoiled) if head in ("items", "categories") else spoiled})
+        return heads._replace(**{head: part._replace(query=spoiled) if head in ("items", "categories") else spoiled})
 
     asked = [window(["item-1"]), window(["item-2"])]
     broken.item_table, broken.behavior_with_item = network.item_table, network.behavior_with_item

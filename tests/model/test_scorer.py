@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.scorer import GROUP, SHORT, Scorer
+from model.scorer import SHORT, Scorer
+from model.stages import BLOCK_CELLS, GROUP, Ranked
 
 PRECISIONS = ["float32", "bfloat16", "int8"]
 
@@ -182,29 +183,89 @@ def test_no_more_than_a_block_of_scores_exists_at_once(precision):
     assert 32 * 1024 <= largest.elements <= 32 * (1024 + 2)  # two rows beside the block, for nobody
 
 
-@pytest.mark.parametrize(("precision", "per_number"), [("float32", 4), ("bfloat16", 4 + 2), ("int8", 4 + 1)])
-def test_memory_held(precision, per_number):
-    vectors, bias = catalogue(10_239, width=128)
-    held = Scorer(vectors, bias, precision=precision).bytes
-    assert 10_240 * 128 * per_number <= held <= 10_240 * (128 * per_number + 12)
+@pytest.mark.parametrize(("classes", "few"), [(BLOCK_CELLS // 8, 8), (BLOCK_CELLS // 8 + 600, 1)])
+def test_few_queries_are_as_many_as_have_a_block_of_scores_in_all(classes, few):
+    """Where eight would have more, only one is few."""
+    scorer = Scorer(*catalogue(classes, width=8), few=True, block=1024)
+    rows = (classes + 1) // 256 * 256
+    for queries in range(1, 10):
+        with Largest() as largest:
+            scorer.top(torch.ones(queries, 8), 10)
+        if queries <= few:
+            assert queries * rows <= largest.elements <= queries * (classes + 1)
+        else:
+            assert largest.elements <= 16 * (4096 + 2)  # a short block's; queries are padded to 8 or 16
 
 
-def test_the_vectors_are_shared_not_copied():
-    vectors, bias = catalogue(1000)
-    assert Scorer(vectors, bias)._exact.vectors.data_ptr() == vectors.data_ptr()
+FEW = [(1, "float32"), (8, "float32"), (1, "bfloat16"), (3, "bfloat16"), (1, "int8"), (5, "int8")]
+
+
+@pytest.mark.parametrize(("rows", "precision"), FEW)
+@pytest.mark.parametrize("width", [64, 50])
+def test_few_queries_find_nearly_all_and_nearly_the_total(rows, precision, width):
+    """Also where a vector fills no whole registers; what is listed has its exact logit."""
+    vectors, bias, queries = learned(20_100, 64)
+    vectors, queries = vectors[:, :width], queries[:, :width]
+    scorer = Scorer(vectors, bias, precision=precision, few=True)
+    parts = [scorer.top(some, 10) for some in queries.split(rows)]
+    ranked = Ranked(*map(torch.cat, zip(*parts, strict=True)))
+    _, listed, total = plain(vectors, bias, queries, 10)
+    found = (ranked.classes[:, :, None] == listed[:, None]).any(-1).double().mean()
+    assert found >= 0.999
+    torch.testing.assert_close(ranked.log_total, total.float(), atol=2e-2 if precision == "int8" else 1e-2, rtol=0)
+    torch.testing.assert_close(ranked.logits, scorer.logits(queries, ranked.classes), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "precision"), FEW)
+def test_of_few_queries_hidden_and_banned_classes_are_neither_listed_nor_counted(rows, precision):
+    """Among the whole squares, and among the classes behind them, from 4,864 on."""
+    vectors, bias, queries = learned(5000, rows)
+    bias[torch.arange(50, 5000, 50)] += 20
+    _, hidden, _ = plain(vectors, bias, queries, 90)
+    hidden = torch.nn.functional.pad(hidden, (0, 3))  # 0 is nobody
+    banned = torch.tensor([7, 5000, 2500])
+    scorer = Scorer(vectors, bias, precision=precision, few=True)
+    scorer.ban(torch.tensor([8]))
+    scorer.ban(banned)
+    ranked = scorer.top(queries, 15, hidden)
+    best, listed, total = plain(vectors, bias, queries, 15, banned.tolist(), hidden)
+    assert (ranked.classes[:, :9] == listed[:, :9]).all()
+    torch.testing.assert_close(ranked.logits, best.float(), atol=0.05, rtol=0)
+    torch.testing.assert_close(ranked.log_total, total.float(), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(("rows", "precision"), FEW)
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+def test_of_few_queries_one_that_is_not_finite_has_no_answer_and_its_neighbours_do(rows, precision, broken):
+    vectors, bias, queries = learned(5000, rows)
+    scorer = Scorer(vectors, bias, precision=precision, few=True)
+    expected = scorer.top(queries, 5)
+    queries[0, 3] = broken
+    ranked = scorer.top(queries, 5)
+    assert not ranked.log_total[0].isfinite()
+    assert not ranked.logits[0].isfinite().any()
+    assert torch.equal(ranked.logits[1:], expected.logits[1:])
+    assert torch.equal(ranked.log_total[1:], expected.log_total[1:])
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 @pytest.mark.parametrize(
     ("precision", "classes", "most"),
-    [("bfloat16", 3000, 20), ("int8", SHORT + 1000, 20), ("float32", SHORT + 1000, 1)],
+    [
+        ("bfloat16", 3000, 20),
+        ("int8", SHORT + 1000, 20),
+        ("float32", SHORT + 1000, 1),
+        ("float32", SHORT + 2000, 5),
+        ("int8", SHORT + 1000, 1),
+    ],
 )
 def test_compiled_says_the_same(precision, classes, most, caplog):
-    """For many queries, and for one, which has code of its own."""
+    """For many queries, for few, and for one, which has code of its own."""
     vectors, bias, queries = learned(classes, 20)
     hidden = torch.arange(1, 21)[:, None].repeat(1, 2)
     fast, slow = (
-        Scorer(vectors, bias, precision=precision, block=2048, compiled=compiled) for compiled in (True, False)
+        Scorer(vectors, bias, precision=precision, block=2048, compiled=compiled, few=True)
+        for compiled in (True, False)
     )
     for seen in (None, hidden[:most]):
         one, other = fast.top(queries[:most], 10, seen), slow.top(queries[:most], 10, seen)

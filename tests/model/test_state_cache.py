@@ -3,7 +3,6 @@
 import copy
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -216,7 +215,7 @@ def test_what_is_not_finite_is_not_kept(parts, whole, helped):
     def broken(*given):
         found = network(*given)
         poisoned = tuple(part * float("nan") for part in found.keys_values)
-        heads = replace(found.heads, goal=found.heads.goal * float("nan"))
+        heads = found.heads._replace(goal=found.heads.goal * float("nan"))
         return found._replace(heads=heads, keys_values=poisoned)
 
     engine.states.stepper.program = broken

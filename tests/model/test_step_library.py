@@ -8,8 +8,8 @@ from model.ahead_of_time import AheadOfTime
 from model.config import NextMoveConfig
 from model.incremental import Step
 from model.network import NextMoveModel
-from model.scorer import reduce_fused
 from model.scoring_library import compile_for, of_reduce
+from model.stages import reduce_fused
 from model.step_library import compiled_step
 
 

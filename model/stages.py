@@ -1,0 +1,145 @@
+"""What scoring is made of, as functions of tensors: a first stage that is about groups of neighbouring classes, and a second about those that matter.
+
+B queries, D width, N classes besides class 0, R = N + 1 rows, G groups, K groups looked into; see `model.scorer`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.topk import first_k
+
+GROUP = 16  # neighbouring classes that are one candidate
+SQUARE = 16  # neighbouring groups that are looked at together first
+BLOCK_CELLS = 1 << 20  # scores at once: 2 or 4 MB, which a CPU's cache holds
+HIDDEN = torch.iinfo(torch.int32).min  # no sum of products of int8 values is that small
+LOWEST = torch.finfo(torch.float32).min
+
+
+class Ranked(NamedTuple):
+    """What `Scorer.top` says about B queries."""
+
+    logits: Tensor  # float32 [B, k] best first, ties by lower class; -inf where fewer than k are allowed
+    classes: Tensor  # int64 [B, k]; 0 where fewer than k are allowed
+    log_total: Tensor  # float32 [B] log Σ exp over all allowed classes and class 0
+
+
+class Exact(NamedTuple):
+    """A catalogue as the second stage reads it, float32."""
+
+    vectors: Tensor  # [R, D]
+    bias: Tensor  # [R]
+    allowed: Tensor  # [R] bias; -inf where a class is never listed
+    loose: Tensor  # int64: the last classes, of no whole group and always looked into
+
+
+def rank(exact: Exact, queries: Tensor, hidden: Tensor | None, k: int) -> Ranked:
+    """All of a short catalogue in one product, which is less work than to choose groups."""
+    logits = torch.addmm(exact.allowed, queries, exact.vectors.t())  # [B, R]
+    logits[:, 0] = -torch.inf
+    if hidden is not None:
+        logits = logits.scatter(1, hidden, -torch.inf)
+    best, where = first_k(logits, k)
+    return ranked(best, where, logits.logsumexp(1, keepdim=True), exact, queries, k)
+
+
+def conclude(exact: Exact, queries: Tensor, groups: Tensor, rest: Tensor, hidden: Tensor | None, k: int) -> Ranked:
+    """The second stage: what is listed of groups [B, K], and the total with the log Σ exp of all others [B, 1]."""
+    members = groups[:, :, None] * GROUP + torch.arange(GROUP, device=groups.device)  # [B, K, GROUP]
+    classes = torch.cat((members.flatten(1), exact.loose.expand(len(queries), -1)), dim=1)  # [B, C]
+    logits = dot(exact.vectors, queries, classes) + exact.allowed[classes]
+    if hidden is not None:
+        at = places(hidden, groups, len(exact.bias) - len(exact.loose))
+        logits = F.pad(logits, (1, 0)).scatter(1, at, -torch.inf)[:, 1:]
+    best, where = first_k(logits, k, classes)
+    return ranked(best, classes.gather(1, where), torch.cat((rest, logits), dim=1), exact, queries, k)
+
+
+def ranked(best: Tensor, classes: Tensor, logits: Tensor, exact: Exact, queries: Tensor, k: int) -> Ranked:
+    """Lists [B, k or fewer] and what the total is made of, class 0 aside [B, any], as an answer."""
+    nothing = (queries * exact.vectors[0]).sum(1, keepdim=True) + exact.bias[0]  # [B, 1]
+    total = torch.cat((logits, nothing), dim=1).logsumexp(1)
+    doubt = (queries * 0).sum(1)  # NaN where a query is not finite, else 0
+    missing = (0, k - best.shape[1])
+    listed = F.pad(classes.masked_fill(best == -torch.inf, 0), missing)
+    return Ranked(F.pad(best + doubt[:, None], missing, value=-torch.inf), listed, total + doubt)
+
+
+def places(hidden: Tensor, groups: Tensor, whole: int) -> Tensor:
+    """Where hidden classes [B, H] stand among the members of groups [B, K] and the classes from `whole` on, from 1; 0: nowhere."""
+    steps = torch.arange(1, groups.shape[1] + 1, device=groups.device)
+    turn = ((hidden[:, :, None] // GROUP == groups[:, None]) * steps).sum(-1)  # [B, H] which group, from 1
+    inside = torch.where(turn > 0, (turn - 1) * GROUP + hidden % GROUP + 1, 0)
+    return torch.where(hidden >= whole, groups.shape[1] * GROUP + hidden - whole + 1, inside)
+
+
+def choose(best: Tensor, mass: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The `keep` groups with the largest maxima: those, their masses and places, [B, keep] each; log Σ exp of the others [B].
+
+    best, mass [G, B], G a multiple of SQUARE; mass is overwritten. The best groups lie in the best squares.
+    """
+    squares = first_k(best.view(len(best) // SQUARE, SQUARE, best.shape[1]).amax(1).t(), keep)[1]  # [B, keep or fewer]
+    inside = (squares[:, :, None] * SQUARE + torch.arange(SQUARE, device=best.device)).flatten(1)
+    values, where = first_k(best.gather(0, inside.t()).t(), keep, inside)
+    where = inside.gather(1, where)
+    chosen = mass.gather(0, where.t()).t()
+    return values, chosen, where, log_sum(best, mass.scatter_(0, where.t(), 0), 0)
+
+
+def log_sum(best: Tensor, mass: Tensor, dim: int) -> Tensor:
+    """Log Σ exp over groups of which each has a `mass` relative to its best."""
+    most = best.amax(dim, keepdim=True).clamp(min=LOWEST)
+    return ((best - most).exp() * mass).sum(dim).log() + most.squeeze(dim)
+
+
+def hide(scores: Tensor, at: Tensor, rows: int) -> None:
+    """Blots out each query's hidden classes `at` [H, B] where they are among rows 1 … `rows` of scores [≥ rows + 2, B'].
+
+    What lies before or behind lands in the rows around them.
+    """
+    nothing = HIDDEN if scores.dtype == torch.int32 else -torch.inf
+    scores.scatter_(0, at.clamp_(0, rows + 1), nothing)
+
+
+def reduce(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Each group's largest logit and Σ exp relative to it, [n / GROUP, B]; scores [n, B], offsets and scales [n], steps [B].
+
+    Scores are overwritten where they are float32 already.
+    """
+    logits = scores.float()
+    if scales is not None and steps is not None:
+        logits.mul_(scales[:, None]).mul_(steps).masked_fill_(scores == HIDDEN, -torch.inf)
+    grouped = logits.add_(offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
+    best = grouped.amax(1)
+    return best, grouped.sub_(best.clamp(min=LOWEST)[:, None]).exp_().sum(1)
+
+
+def reduce_fused(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same for a compiler, which makes one loop of it; nothing is overwritten."""
+    logits = scores.float()
+    if scales is not None and steps is not None:
+        logits = torch.where(scores == HIDDEN, -torch.inf, logits * (scales[:, None] * steps))
+    grouped = (logits + offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
+    best = grouped.amax(1)
+    return best, exp_of_negative(grouped - best.clamp(min=LOWEST)[:, None]).sum(1)
+
+
+def exp_of_negative(x: Tensor) -> Tensor:
+    """exp(x) for x ≤ 0 to within 7e-6 (absolute), by products alone: the cubic of x / 32, squared five times.
+
+    Below −16 it stays at 1e-7, which is little beside the 1 that each group's maximum adds.
+    """
+    x = x.clamp(min=-16.0)
+    power = ((x * (1 / (6 * 32**3)) + 1 / (2 * 32**2)) * x + 1 / 32) * x + 1.0
+    for _ in range(5):
+        power = power * power
+    return power
+
+
+def dot(vectors: Tensor, queries: Tensor, classes: Tensor) -> Tensor:
+    """Products of queries [B, D] with the vectors [R, D] of classes [B, C], [B, C]."""
+    return (vectors[classes] * queries[:, None]).sum(-1)
