@@ -89,6 +89,11 @@ class AheadOfTime(Generic[P, R]):
         self._plain = False
         self._looking = Lock()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it did not compile, and is run as it is."""
+        return self._plain
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the program says to these arguments; raises TypeError where one is given by name."""
         if kwargs:

@@ -37,7 +37,7 @@ class NotFinite(Exception):
 class Answers:
     """Makes forecasts of a network's heads, with the vocabulary's names.
 
-    Items are scored in `precision`, or with `few` those of few windows in int8 (`model.few`), and those that are listed once more in
+    Items are scored in `precision`, or with `few_in_int8` those of few windows in int8 (`model.few`), and those that are listed once more in
     float32; with `compiled_scoring` by compiled code. With `compiled` all that follows is, on a CPU.
     """
 
@@ -50,13 +50,13 @@ class Answers:
         precision: Precision = "float32",
         compiled: bool = False,
         compiled_scoring: bool = False,
-        few: bool = False,
+        few_in_int8: bool = False,
     ) -> None:
         self._model = model
         self._behaviors = np.array(vocabulary.behaviors.names, object)
         self._vocabulary = vocabulary
         self._calibration = calibration
-        scorer = Scorer(*model.item_table(), precision=precision, compiled=compiled_scoring, few=few)
+        scorer = Scorer(*model.item_table(), precision=precision, compiled=compiled_scoring, few_in_int8=few_in_int8)
         self._items = ranking(scorer, vocabulary.items, vocabulary.item_counts)
         scorer = Scorer(*model.category_table(), compiled=compiled_scoring)
         self._categories = ranking(scorer, vocabulary.categories, vocabulary.category_counts)

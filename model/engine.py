@@ -2,7 +2,7 @@
 
 A window is recomputed in full, in one pass with others of about its length; or, where it comes as a step from the window
 before and states of its user are kept (`model.state_cache`), it costs one event. Both give the same answer, and it does not
-depend on what else is in the batch. One device; on a CPU a second thread may help (`model.helper`). It knows nothing of topics
+depend on what else is in the batch, unless `few_in_int8` is wanted. One device; on a CPU a second thread may help (`model.helper`). It knows nothing of topics
 or time of day; windows carry all there is to know.
 """
 
@@ -64,10 +64,12 @@ class Engine:
         threads: int | None = None,
         compiled: bool = False,
         helped: bool = False,
+        few_in_int8: bool = False,
     ) -> None:
         """With `compiled`, what pays for it is compiled when it first runs; it needs `model.compiling.can_compile`.
 
         With `helped` a second thread, with as many of torch's, shares large batches on a CPU (`model.threads.shared` tells whether).
+        With `few_in_int8` few windows at once are answered faster from a long catalogue, and a little differently than among many.
         """
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
@@ -86,7 +88,7 @@ class Engine:
         self.states: StateCache | None = None
         self._keeping: tuple[int, dict[str, Any]] | None = None  # what `keep_states` was given
         device = choose_device(device)
-        self._helped = helped
+        self._helped, self._few_in_int8 = helped, few_in_int8
         self._spare: NextMoveModel | None = None if device == "cpu" else copy.deepcopy(parts.model)  # on the host
         self._fallbacks = 0
         self._install(parts.model, device, compiled=compiled)
@@ -99,7 +101,7 @@ class Engine:
         self._model: NextMoveModel = model.to(device).eval()  # type: ignore[arg-type]  # a str is a device
         names, long = self.vocabulary, self.vocabulary.items.rows > LONG
         self.precision: Precision = scoring_precision(device, compiled) if long else "float32"  # of scoring
-        how = {"compiled": compiled, "compiled_scoring": compiled and long, "few": long}
+        how = {"compiled": compiled, "compiled_scoring": compiled and long, "few_in_int8": long and self._few_in_int8}
         self._answers = Answers(self._model, names, self.calibration, precision=self.precision, **how)
         self._tells: dict[int, Tell] = {}  # by the number of names listed
 
@@ -112,10 +114,12 @@ class Engine:
         threads: int | None = None,
         compiled: bool = False,
         helped: bool = False,
+        few_in_int8: bool = False,
     ) -> Engine:
         """A checked model directory as an engine; raises ArtifactError with one line that says what is wrong."""
         parts = artifact.load(Path(directory))
-        engine = cls(parts, device=device, top_k=top_k, threads=threads, compiled=compiled, helped=helped)
+        how = {"compiled": compiled, "helped": helped, "few_in_int8": few_in_int8}
+        engine = cls(parts, device=device, top_k=top_k, threads=threads, **how)
         engine.check_golden()
         return engine
 

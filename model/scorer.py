@@ -20,7 +20,7 @@ from torch import Tensor
 
 from model.few import Few
 from model.precision import Precision, lay_out, prepare
-from model.scoring_library import compile_for, of_choose, of_conclude, of_dot, of_rank, of_reduce
+from model.scoring_library import compile_for, compiled_product, of_choose, of_conclude, of_dot, of_rank, of_reduce
 from model.stages import (
     BLOCK_CELLS,
     GROUP,
@@ -32,6 +32,7 @@ from model.stages import (
     dot,
     hide,
     log_sum,
+    product_alone,
     rank,
     reduce,
     reduce_fused,
@@ -41,6 +42,7 @@ from model.topk import first_k
 SLACK: dict[Precision, int] = {"float32": 2, "bfloat16": 4, "int8": 6}  # groups looked into beyond k
 SHORT = 4096  # rows of a catalogue that is scored in one product
 BLOCK = 16_384  # classes at most; fewer for many queries
+BLOCK_ALONE = 8 * BLOCK  # classes at most for one query, on a CPU: every block costs .1 ms besides its work
 LEAST = 4096  # classes
 ROOM = 128  # times as much at once on other devices, which need much to do and have the memory
 QUERIES = 256  # at once on a CPU
@@ -65,8 +67,9 @@ class Scorer:
     may ask at once, and nobody while it is told what to ban.
 
     `precision` is that of the first stage: a list of lower precision may miss a class whose logit is level with the k-th
-    to within the rounding. With `few` that holds for few queries in any precision, for on a CPU they are given int8
-    (`model.few`). `banned` classes are neither listed nor counted. With `compiled`, what follows the product is fused, which
+    to within the rounding. With `few_in_int8` a few queries on a CPU are given int8 in any precision, so that what is said to a
+    query depends a little on how many it comes with (`model.few`). `banned` classes are neither listed nor counted. With
+    `compiled`, what follows the product is fused, and so is the product of a query that comes alone, in float32 but in int8, which
     needs a C++ compiler on the machine.
     """
 
@@ -80,13 +83,14 @@ class Scorer:
         slack: int | None = None,
         banned: Tensor | None = None,
         compiled: bool = False,
-        few: bool = False,
+        few_in_int8: bool = False,
     ) -> None:
         if precision == "int8" and vectors.device.type != "cpu":
             raise ValueError(f"int8 is for CPUs, not for {vectors.device.type}")
         if precision not in SLACK:
             raise ValueError(f"precision must be one of {', '.join(SLACK)}, got {precision}")
         self._room = 1 if vectors.device.type == "cpu" else ROOM
+        self._block_alone = (BLOCK_ALONE if self._room == 1 else BLOCK * ROOM) if block is None else block
         block = BLOCK * self._room if block is None else block
         if block < 2 * GROUP or block % (2 * GROUP):
             raise ValueError(f"block must be a multiple of {2 * GROUP}, got {block}")
@@ -106,8 +110,11 @@ class Scorer:
         self._conclude = compile_for(kind, conclude, of_conclude) if compiled else conclude
         self._rank = compile_for(kind, rank, of_rank) if compiled else rank
         self._dot = compile_for(kind, dot, of_dot) if compiled and kind == "cpu" else dot
-        few = few and kind == "cpu" and len(bias) > SHORT
-        self._few = Few(self._exact, self._table, compiled=compiled) if few else None
+        self._few: Few | None = None
+        if few_in_int8 and precision != "int8" and kind == "cpu" and len(bias) > max(SHORT, GROUP * SQUARE):
+            self._few = Few(self._exact, compiled=compiled)
+        narrow = self._table.vectors.dtype == torch.int8  # whose product reads the table as fast as memory gives it
+        self._multiply_alone = compiled_product(kind, product_alone) if compiled and not narrow else None
 
     @property
     def device(self) -> torch.device:
@@ -117,8 +124,8 @@ class Scorer:
     @property
     def bytes(self) -> int:
         """Memory held, that of the shared vectors included."""
-        few = () if self._few is None else self._few.held
-        held = {each.data_ptr(): each.nbytes for each in (*self._table, *self._exact, *few) if each is not None}
+        of_few = () if self._few is None else self._few.own
+        held = {each.data_ptr(): each.nbytes for each in (*self._table, *self._exact, *of_few) if each is not None}
         return sum(held.values())
 
     @torch.inference_mode()
@@ -164,7 +171,7 @@ class Scorer:
             raise ValueError(f"k must be at least 1, got {k}")
         if len(self._exact.bias) <= SHORT:
             return self._rank(self._exact, queries.float(), hidden, k)
-        if self._few is not None and self._few.takes(len(queries)):
+        if self._few is not None and 1 <= len(queries) <= self._few.most:
             return self._few.top(queries.float(), k, hidden)
         most = QUERIES if queries.device.type == "cpu" else QUERIES_ELSEWHERE
         parts = [
@@ -230,16 +237,22 @@ class Scorer:
     def _blocks(self, queries: Tensor, hidden: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         """What `reduce` says about each block, [n / GROUP, B] each."""
         vectors, scales, offsets = self._table
-        asked, steps = lay_out(queries, vectors.dtype)
-        cells = BLOCK_CELLS * self._room
-        size = min(self._block, max(LEAST, cells // max(1, len(queries)) // (2 * GROUP) * (2 * GROUP)))
+        alone = self._multiply_alone if len(queries) == 1 else None
+        if alone is not None and alone.is_plain:
+            alone = None
+        asked, steps = (queries[0], None) if alone is not None else lay_out(queries, vectors.dtype)
+        most, cells = self._block_alone if len(queries) == 1 else self._block, BLOCK_CELLS * self._room
+        size = min(most, max(LEAST, cells // max(1, len(queries)) // (2 * GROUP) * (2 * GROUP)))
         kind = torch.int32 if vectors.dtype == torch.int8 else asked.dtype
         scratch = asked.new_empty((min(size, len(vectors)) + 2, len(queries)), dtype=kind)  # first and last for nobody
         multiply = torch._int_mm if kind == torch.int32 else torch.mm  # noqa: SLF001  # its only name
         for begin in range(0, len(vectors), size):
             part = slice(begin, begin + size)
             scores = scratch[1 : len(vectors[part]) + 1]
-            multiply(vectors[part], asked, out=scores)
+            if alone is not None:
+                scores.copy_(alone(vectors[part], asked))
+            else:
+                multiply(vectors[part], asked, out=scores)
             if hidden is not None:
                 hide(scratch, hidden.t() - (begin - 1), len(scores))
             yield self._reduce(scores, offsets[part], None if scales is None else scales[part], steps)

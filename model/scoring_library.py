@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from torch import Tensor
+
 from model.ahead_of_time import AheadOfTime, Size, works_on
 from model.compiling import compiled
 
@@ -36,6 +38,18 @@ def compile_for(device: str, function: Callable[P, R], sizes: Callable[..., Any]
     return AheadOfTime(function, sizes, options=limits | fused, or_plain=True)
 
 
+def compiled_product(
+    device: str, function: Callable[[Tensor, Tensor], Tensor]
+) -> AheadOfTime[[Tensor, Tensor], Tensor] | None:
+    """As a loop of its own; None where libraries' products are to be used."""
+    return AheadOfTime(function, of_product, or_plain=True) if works_on(device) else None
+
+
+def of_product(vectors: Any, query: Any) -> tuple[Any, ...]:
+    """Any number of vectors."""
+    return {0: Size("pairs", least=1, multiple=32)}, {}
+
+
 def of_reduce(scores: Any, offsets: Any, scales: Any, steps: Any) -> tuple[Any, ...]:  # arguments as the program's
     """Scores [32 · n, B]."""
     rows = Size("pairs", least=1, multiple=32)
@@ -54,23 +68,12 @@ def of_conclude(exact: Any, queries: Any, groups: Any, rest: Any, hidden: Any, k
     return catalogue, {0: QUERIES}, {0: QUERIES}, {0: QUERIES}, hidden is not None and {0: QUERIES, 1: HIDDEN}
 
 
-def of_both_stages(
-    exact: Any, queries: Any, scores: Any, offsets: Any, scales: Any, steps: Any, hidden: Any, k: int
-) -> tuple[Any, ...]:
-    """Any catalogue of whole squares, and any number of queries."""
-    squares = Size("squares", multiple=256)
-    by_class, by_query = {0: squares}, {0: QUERIES}
-    rows = {0: Size("rows", least=256 * (k + 6))}  # of a made-up catalogue the first squares are looked into
-    catalogue = (rows, rows, rows, {0: LOOSE})
-    numbers = scales is not None and by_class, steps is not None and by_query
-    return (
-        catalogue,
-        by_query,
-        {0: QUERIES, 1: squares},
-        by_class,
-        *numbers,
-        hidden is not None and {0: QUERIES, 1: HIDDEN},
-    )
+def of_both_stages(exact: Any, queries: Any, scores: Any, offsets: Any, hidden: Any, k: int) -> tuple[Any, ...]:
+    """Any catalogue of at least k squares and some, and any number of queries."""
+    squares = Size("squares", least=k + 8, multiple=256)  # more than groups are looked into
+    rows = {0: Size("rows", least=16 * (k + 8))}  # those groups must exist in a made-up catalogue
+    catalogue, one = (rows, rows, rows, {0: LOOSE}), {0: QUERIES}
+    return catalogue, one, {0: QUERIES, 1: squares}, {0: squares}, hidden is not None and {0: QUERIES, 1: HIDDEN}, k
 
 
 def of_rank(exact: Any, queries: Any, hidden: Any, k: int) -> tuple[Any, ...]:

@@ -59,7 +59,8 @@ def _engine(directory: Path, settings: Settings, hidden: Hidden | None = None, *
     device = choose_device(settings.device)
     compiled = settings.compile and can_compile(device)
     threads, helped = _threads(settings, compiled)
-    engine = Engine.load(directory, device, settings.top_k, threads if is_first else None, compiled, helped)
+    threads_now = threads if is_first else None
+    engine = Engine.load(directory, device, settings.top_k, threads_now, compiled, helped, settings.few_in_int8)
     if hidden is not None:
         engine.hide(hidden)  # before anything is recorded
     if settings.states_mb:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from model.compiling import can_compile
 from model.precision import Precision
-from model.scorer import BLOCK, ROOM, Scorer
+from model.scorer import BLOCK, ROOM, Scorer, whole
 from model.stages import Ranked
 
 WIDTH = 128
@@ -28,7 +28,7 @@ RANK = 24  # dimensions that the vectors mostly lie in
 TOP_K = 10
 ROUNDS = 7
 SIZES = (10_000, 50_000, 200_000, 1_000_000)
-BATCHES = (1, 16, 64, 256)
+BATCHES = (1, 8, 16, 64, 256)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 
 
@@ -61,9 +61,12 @@ def measure(
     for size in sizes:
         vectors, bias, queries = (each.to(device) for each in material(size, max(batches)))
         seen = torch.randint(1, size, (len(queries), hidden), device=device) if hidden else None
-        exact = Scorer(vectors, bias, block=block).top(queries, TOP_K, seen)
+        exactly = Scorer(vectors, bias, block=block)
+        exact = {batch: answered(exactly, queries, seen, batch) for batch in batches}
         scorers = {
-            (precision, fused): Scorer(vectors, bias, precision=precision, block=block, compiled=fused, few=True)
+            (precision, fused): Scorer(
+                vectors, bias, precision=precision, block=block, compiled=fused, few_in_int8=True
+            )
             for precision in precisions
             for fused in compiled
         }
@@ -71,7 +74,7 @@ def measure(
         times = timed({one: scorers[one[1:3]] for one in settings}, queries, seen, rounds)
         for one in settings:
             scorer = scorers[one[1:3]]
-            found = scorer.top(queries, TOP_K, seen)
+            found = answered(scorer, queries, seen, one.batch)
             micros = [1e6 * seconds / one.batch for seconds in times[one]]
             rows.append(
                 {
@@ -81,7 +84,7 @@ def measure(
                     "us_per_query": round(statistics.median(micros), 2),
                     "us_per_query_best": round(min(micros), 2),
                     "bytes": scorer.bytes,
-                    **agreement(found, exact),
+                    **agreement(found, exact[one.batch]),
                 }
             )
     return rows
@@ -112,6 +115,15 @@ def timed(
             if number:
                 times[setting].append(time.perf_counter() - begun)
     return times
+
+
+def answered(scorer: Scorer, queries: Tensor, seen: Tensor | None, batch: int) -> Ranked:
+    """All queries, so many at once."""
+    parts = [
+        scorer.top(queries[begin : begin + batch], TOP_K, None if seen is None else seen[begin : begin + batch])
+        for begin in range(0, len(queries), batch)
+    ]
+    return whole(parts)
 
 
 def agreement(found: Ranked, exact: Ranked) -> dict[str, float]:

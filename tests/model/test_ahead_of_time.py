@@ -108,6 +108,7 @@ def test_two_threads_whose_program_does_not_compile_try_once(built, monkeypatch,
         list(pool.map(call, range(2)))
     assert len(tries) == 1
     assert caplog.text.count("program is not compiled: no compiler") == 1
+    assert run.is_plain
 
 
 def test_one_library_is_for_all_sizes_and_the_next_process_finds_it(built):

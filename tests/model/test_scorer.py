@@ -186,7 +186,7 @@ def test_no_more_than_a_block_of_scores_exists_at_once(precision):
 @pytest.mark.parametrize(("classes", "few"), [(BLOCK_CELLS // 8, 8), (BLOCK_CELLS // 8 + 600, 1)])
 def test_few_queries_are_as_many_as_have_a_block_of_scores_in_all(classes, few):
     """Where eight would have more, only one is few."""
-    scorer = Scorer(*catalogue(classes, width=8), few=True, block=1024)
+    scorer = Scorer(*catalogue(classes, width=8), few_in_int8=True, block=1024)
     rows = (classes + 1) // 256 * 256
     for queries in range(1, 10):
         with Largest() as largest:
@@ -194,10 +194,36 @@ def test_few_queries_are_as_many_as_have_a_block_of_scores_in_all(classes, few):
         if queries <= few:
             assert queries * rows <= largest.elements <= queries * (classes + 1)
         else:
-            assert largest.elements <= 16 * (4096 + 2)  # a short block's; queries are padded to 8 or 16
+            assert largest.elements < 3 * rows  # queries are padded to 8 or 16, and have a block at once
 
 
-FEW = [(1, "float32"), (8, "float32"), (1, "bfloat16"), (3, "bfloat16"), (1, "int8"), (5, "int8")]
+@pytest.mark.parametrize("few", [False, True])
+@pytest.mark.parametrize(("precision", "per_number"), [("float32", 4), ("bfloat16", 4 + 2), ("int8", 4 + 1)])
+def test_memory_held(precision, per_number, few):
+    vectors, bias = catalogue(10_239, width=128)
+    held = Scorer(vectors, bias, precision=precision, few_in_int8=few).bytes
+    per_number += few and precision != "int8"  # of which few queries need no table of their own
+    assert 10_240 * 128 * per_number <= held <= 10_240 * (128 * per_number + 14)
+
+
+def test_the_vectors_are_shared_not_copied():
+    vectors, bias = catalogue(1000)
+    assert Scorer(vectors, bias)._exact.vectors.data_ptr() == vectors.data_ptr()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_one_query_is_told_the_same_as_among_many(precision):
+    """Up to the last digits, unless few in int8 are wanted: a record that comes again is answered as the first time."""
+    vectors, bias, queries = learned(20_100, 40)
+    scorer = Scorer(vectors, bias, precision=precision)
+    many = scorer.top(queries, 10)
+    alone = Ranked(*map(torch.cat, zip(*(scorer.top(one, 10) for one in queries.split(1)), strict=True)))
+    assert torch.equal(alone.classes, many.classes)
+    torch.testing.assert_close(alone.logits, many.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(alone.log_total, many.log_total, atol=1e-5 if precision == "float32" else 1e-4, rtol=0)
+
+
+FEW = [(1, "float32"), (8, "float32"), (1, "bfloat16"), (3, "bfloat16"), (1, "int8")]
 
 
 @pytest.mark.parametrize(("rows", "precision"), FEW)
@@ -206,7 +232,7 @@ def test_few_queries_find_nearly_all_and_nearly_the_total(rows, precision, width
     """Also where a vector fills no whole registers; what is listed has its exact logit."""
     vectors, bias, queries = learned(20_100, 64)
     vectors, queries = vectors[:, :width], queries[:, :width]
-    scorer = Scorer(vectors, bias, precision=precision, few=True)
+    scorer = Scorer(vectors, bias, precision=precision, few_in_int8=True)
     parts = [scorer.top(some, 10) for some in queries.split(rows)]
     ranked = Ranked(*map(torch.cat, zip(*parts, strict=True)))
     _, listed, total = plain(vectors, bias, queries, 10)
@@ -224,7 +250,7 @@ def test_of_few_queries_hidden_and_banned_classes_are_neither_listed_nor_counted
     _, hidden, _ = plain(vectors, bias, queries, 90)
     hidden = torch.nn.functional.pad(hidden, (0, 3))  # 0 is nobody
     banned = torch.tensor([7, 5000, 2500])
-    scorer = Scorer(vectors, bias, precision=precision, few=True)
+    scorer = Scorer(vectors, bias, precision=precision, few_in_int8=True)
     scorer.ban(torch.tensor([8]))
     scorer.ban(banned)
     ranked = scorer.top(queries, 15, hidden)
@@ -238,7 +264,7 @@ def test_of_few_queries_hidden_and_banned_classes_are_neither_listed_nor_counted
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
 def test_of_few_queries_one_that_is_not_finite_has_no_answer_and_its_neighbours_do(rows, precision, broken):
     vectors, bias, queries = learned(5000, rows)
-    scorer = Scorer(vectors, bias, precision=precision, few=True)
+    scorer = Scorer(vectors, bias, precision=precision, few_in_int8=True)
     expected = scorer.top(queries, 5)
     queries[0, 3] = broken
     ranked = scorer.top(queries, 5)
@@ -250,29 +276,40 @@ def test_of_few_queries_one_that_is_not_finite_has_no_answer_and_its_neighbours_
 
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 @pytest.mark.parametrize(
-    ("precision", "classes", "most"),
+    ("precision", "classes", "most", "in_int8", "k"),
     [
-        ("bfloat16", 3000, 20),
-        ("int8", SHORT + 1000, 20),
-        ("float32", SHORT + 1000, 1),
-        ("float32", SHORT + 2000, 5),
-        ("int8", SHORT + 1000, 1),
+        ("bfloat16", 3000, 20, False, 10),
+        ("int8", SHORT + 1000, 20, False, 10),
+        ("float32", SHORT + 1000, 1, False, 10),
+        ("float32", 4 * SHORT, 5, True, 40),
+        ("bfloat16", SHORT + 1000, 1, True, 1000),
     ],
 )
-def test_compiled_says_the_same(precision, classes, most, caplog):
+def test_compiled_says_the_same(precision, classes, most, in_int8, k, caplog):
     """For many queries, for few, and for one, which has code of its own."""
     vectors, bias, queries = learned(classes, 20)
     hidden = torch.arange(1, 21)[:, None].repeat(1, 2)
     fast, slow = (
-        Scorer(vectors, bias, precision=precision, block=2048, compiled=compiled, few=True)
+        Scorer(vectors, bias, precision=precision, block=2048, compiled=compiled, few_in_int8=in_int8)
         for compiled in (True, False)
     )
     for seen in (None, hidden[:most]):
-        one, other = fast.top(queries[:most], 10, seen), slow.top(queries[:most], 10, seen)
+        one, other = fast.top(queries[:most], k, seen), slow.top(queries[:most], k, seen)
         assert torch.equal(one.classes, other.classes)
         torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(one.log_total, other.log_total, atol=1e-4, rtol=0)
     assert "is not compiled" not in caplog.text
+
+
+def test_one_query_is_answered_where_nothing_compiles(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("model.ahead_of_time.AheadOfTime._loaded", refuse)
+    vectors, bias, queries = learned(SHORT + 1000, 1)
+    one, other = (Scorer(vectors, bias, compiled=compiled).top(queries, 10) for compiled in (True, False))
+    assert torch.equal(one.classes, other.classes)
+    torch.testing.assert_close(one.log_total, other.log_total, atol=1e-5, rtol=0)
 
 
 def test_an_empty_batch_has_an_empty_answer():

@@ -381,6 +381,17 @@ def test_whoever_answers_in_another_thread_finds_everything_compiled(parts, monk
     assert counters["stats"]["unique_graphs"] == before
 
 
+def test_every_column_of_a_pass_lies_in_one_piece(parts, monkeypatch):
+    """Compiled code takes nothing else: each would be copied, or the program compiled again while somebody waits."""
+    engine, seen = keeping(parts, slots=9, buckets=(4,)), []
+    run = engine.states.stepper._step
+    monkeypatch.setattr(engine.states.stepper, "_step", lambda event: (seen.extend(event), run(event))[1])
+    windows, steps = stream(3, users=3)
+    engine.predict(Stream(windows, steps))
+    assert seen
+    assert all(column.is_contiguous() for column in seen)
+
+
 def test_another_list_of_banned_items_waits_for_no_compiler(parts, monkeypatch, caplog):
     """Nor one that has names of another shop, where the one before had none."""
     monkeypatch.setattr("model.engine.LONG", 0)  # as if the catalogue was worth compiled scoring

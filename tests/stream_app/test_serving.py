@@ -10,6 +10,7 @@ import torch
 from model.artifact import ArtifactError
 from model.engine import Engine
 from model.hiding import Hidden
+from model.scorer import Scorer
 from model.window import WindowRule
 from stream_app import behaviors, history_codec
 from stream_app.events import Reason
@@ -55,6 +56,25 @@ def test_states_are_kept_in_the_precision_of_the_settings(
         assert engine.states is not None
         kept = engine.states._pool.keys_values[0].dtype
         assert kept == (torch.float32 if wanted == "float32" else torch.bfloat16)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_few_events_are_given_int8_only_where_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr("model.engine.LONG", 0)  # as if the catalogue was long
+    new = Scorer.__init__
+    monkeypatch.setattr(
+        Scorer,
+        "__init__",
+        lambda self, *args, **how: (asked.append(how.get("few_in_int8", False)), new(self, *args, **how))[1],
+    )
+    published(tmp_path / "model", untrained())
+    for load in (load_engine, lambda settings: load_successor(tmp_path / "model", settings)):
+        asked.clear()
+        load(Settings(model=tmp_path / "model", device="cpu", few_in_int8=wanted))
+        assert asked == [wanted, False]  # items, categories
 
 
 @pytest.mark.parametrize(("wanted", "cores", "threads", "helped"), [
