@@ -2,8 +2,8 @@
 
 A window is recomputed in full, in one pass with others of about its length; or, where it comes as a step from the window
 before and states of its user are kept (`model.state_cache`), it costs one event. Both give the same answer, and it does not
-depend on what else is in the batch, unless `few_in_int8` is wanted. One device; on a CPU a second thread may help (`model.helper`). It knows nothing of topics
-or time of day; windows carry all there is to know.
+depend on what else is in the batch, unless `few_in_int8` is wanted. One device; on a CPU a second thread may help
+(`model.helper`). It knows nothing of topics or time of day; windows carry all there is to know.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ COLUMNS = 32
 
 
 class Few:
-    """The classes of whole squares in int8; all others are looked into by the second stage. `Scorer`'s `block` is not for it."""
+    """The classes of whole squares in int8, of which there is one at least; all others are looked into by the second stage."""
 
     def __init__(self, exact: Exact, *, compiled: bool) -> None:
         rows = len(exact.bias) // (GROUP * SQUARE) * (GROUP * SQUARE)
@@ -34,7 +34,7 @@ class Few:
         narrow, scales, _ = prepare(exact.vectors[:rows], self._offsets, "int8")
         assert scales is not None
         self._vectors, self._scales = F.pad(narrow, (0, -narrow.shape[1] % COLUMNS)), scales.bfloat16()
-        self.most = 0 if not rows else MOST if MOST * rows <= BLOCK_CELLS else 1  # queries that are few
+        self.most = MOST if MOST * rows <= BLOCK_CELLS else 1  # queries that are few
         as_it_is = partial(both_stages, first=reduce)
         self._both: Callable[..., Ranked] = compile_for("cpu", both_stages, of_both_stages) if compiled else as_it_is
 
@@ -47,7 +47,8 @@ class Few:
         """As `Scorer.top`, of 1 … `most` queries, float32 [B, D]."""
         padded = F.pad(queries.bfloat16(), (0, self._vectors.shape[1] - queries.shape[1]))
         scores = torch._weight_int8pack_mm(padded, self._vectors, self._scales)  # noqa: SLF001  # its only name
-        return self._both(self._exact, queries, scores, self._offsets, hidden, k)
+        keep = min(k + SLACK, len(self._offsets) // GROUP)
+        return self._both(self._exact, queries, scores, self._offsets, hidden, keep, k)
 
 
 def both_stages(
@@ -56,12 +57,13 @@ def both_stages(
     scores: Tensor,
     offsets: Tensor,
     hidden: Tensor | None,
+    keep: int,
     k: int,
     first: Callable[..., tuple[Tensor, Tensor]] = reduce_fused,
 ) -> Ranked:
-    """What follows the product: scores bfloat16 [B, N'] of whole squares, offsets [N'], hidden [B, H]."""
+    """What follows the product: scores bfloat16 [B, N'] of whole squares, offsets [N'], hidden [B, H]; `keep` groups are looked into."""
     if hidden is not None:
         scores = scores.scatter(1, torch.where(hidden < scores.shape[1], hidden, 0), -torch.inf)  # 0 is never listed
     best, mass = first(scores.t(), offsets, None, None)
-    _, _, groups, rest = choose(best, mass, min(k + SLACK, len(offsets) // GROUP))
+    _, _, groups, rest = choose(best, mass, keep)
     return conclude(exact, queries, groups, rest[:, None], hidden, k)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.ahead_of_time import AheadOfTime, Size, works_on
 from model.compiling import compiled
+from model.stages import GROUP, SQUARE
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,12 +69,14 @@ def of_conclude(exact: Any, queries: Any, groups: Any, rest: Any, hidden: Any, k
     return catalogue, {0: QUERIES}, {0: QUERIES}, {0: QUERIES}, hidden is not None and {0: QUERIES, 1: HIDDEN}
 
 
-def of_both_stages(exact: Any, queries: Any, scores: Any, offsets: Any, hidden: Any, k: int) -> tuple[Any, ...]:
-    """Any catalogue of at least k squares and some, and any number of queries."""
-    squares = Size("squares", least=k + 8, multiple=256)  # more than groups are looked into
-    rows = {0: Size("rows", least=16 * (k + 8))}  # those groups must exist in a made-up catalogue
-    catalogue, one = (rows, rows, rows, {0: LOOSE}), {0: QUERIES}
-    return catalogue, one, {0: QUERIES, 1: squares}, {0: squares}, hidden is not None and {0: QUERIES, 1: HIDDEN}, k
+def of_both_stages(
+    exact: Any, queries: Any, scores: Any, offsets: Any, hidden: Any, keep: int, k: int
+) -> tuple[Any, ...]:
+    """Any catalogue of at least `keep` squares, and any number of queries."""
+    squares = Size("squares", least=keep, multiple=SQUARE * GROUP)
+    rows = {0: Size("rows", least=keep * GROUP)}  # the groups looked into must exist in a made-up catalogue
+    catalogue, one, of_hidden = (rows, rows, rows, {0: LOOSE}), {0: QUERIES}, {0: QUERIES, 1: HIDDEN}
+    return catalogue, one, {0: QUERIES, 1: squares}, {0: squares}, hidden is not None and of_hidden, keep, k
 
 
 def of_rank(exact: Any, queries: Any, hidden: Any, k: int) -> tuple[Any, ...]:

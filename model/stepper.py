@@ -114,9 +114,8 @@ class Stepper:
         rows = next(size for size in self.sizes if size >= count)
         told = self._replayed(columns, rows, tell) if self.recorded else None
         if told is None:
-            whole = columns.take(
-                np.minimum(np.arange(rows), count - 1), axis=1
-            )  # the last one again and again; in C's order, which indexing would not give
+            last_again = np.minimum(np.arange(rows), count - 1)  # and again
+            whole = columns.take(last_again, axis=1)  # each field in one piece, which indexing would not give
             event = Event(*torch.from_numpy(whole).to(self.device).unbind(0))
             found = self._step(event)
             if count < rows:

@@ -28,7 +28,7 @@ RANK = 24  # dimensions that the vectors mostly lie in
 TOP_K = 10
 ROUNDS = 7
 SIZES = (10_000, 50_000, 200_000, 1_000_000)
-BATCHES = (1, 8, 16, 64, 256)
+BATCHES = (1, 16, 64, 256)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 
 
@@ -50,6 +50,7 @@ def measure(
     rounds: int = ROUNDS,
     block: int | None = None,
     hidden: int = 0,
+    few_in_int8: bool = False,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """One row per setting: median and best µs per query over the rounds, recall@10, error of the log total, bytes.
@@ -65,7 +66,7 @@ def measure(
         exact = {batch: answered(exactly, queries, seen, batch) for batch in batches}
         scorers = {
             (precision, fused): Scorer(
-                vectors, bias, precision=precision, block=block, compiled=fused, few_in_int8=True
+                vectors, bias, precision=precision, block=block, compiled=fused, few_in_int8=few_in_int8
             )
             for precision in precisions
             for fused in compiled
@@ -147,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--block", type=int, default=BLOCK)
     parser.add_argument("--hidden", type=int, default=0, help="classes hidden from each query")
+    parser.add_argument("--few-in-int8", action="store_true", help="batches of up to eight in int8")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     compiled = [word == "yes" for word in options.compiled]
@@ -158,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rounds=options.rounds,
         block=options.block,
         hidden=options.hidden,
+        few_in_int8=options.few_in_int8,
     )
     sys.stdout.writelines(json.dumps(row) + "\n" for row in found)
     return 0

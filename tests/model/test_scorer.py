@@ -261,6 +261,21 @@ def test_of_few_queries_hidden_and_banned_classes_are_neither_listed_nor_counted
 
 
 @pytest.mark.parametrize(("rows", "precision"), FEW)
+def test_for_few_queries_a_ban_that_comes_later_holds_in_all_groups(rows, precision):
+    """More heavy classes than groups are looked into, each in a group of its own; then they are back."""
+    vectors, bias, queries = learned(5000, rows)
+    heavy = torch.arange(50, 5000, 50)
+    bias[heavy] += 20
+    scorer = Scorer(vectors, bias, precision=precision, few_in_int8=True)
+    for banned in (heavy, torch.tensor([], dtype=torch.long)):
+        scorer.ban(banned)
+        ranked = scorer.top(queries, 5)
+        best, _, total = plain(vectors, bias, queries, 5, banned.tolist())
+        torch.testing.assert_close(ranked.logits, best.float(), atol=0.05, rtol=0)
+        torch.testing.assert_close(ranked.log_total, total.float(), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(("rows", "precision"), FEW)
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
 def test_of_few_queries_one_that_is_not_finite_has_no_answer_and_its_neighbours_do(rows, precision, broken):
     vectors, bias, queries = learned(5000, rows)
