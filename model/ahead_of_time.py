@@ -31,6 +31,7 @@ log = logging.getLogger("nextmove")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 EXAMPLE = 37  # a size that is nothing else's: what is traced must not take two sizes for one
 
@@ -61,6 +62,20 @@ class Size(NamedTuple):
 
 Sizes = Mapping[int, Size]  # by dimension; those that are not named are fixed
 Kind = tuple[Any, ...]
+
+
+class Lasting(tuple[T]):
+    """An argument that comes again and again, as a tuple of its own: its tensors and their kind are looked for once."""
+
+    tensors: list[Tensor]
+    kind: Kind
+
+    def __new__(cls, argument: T) -> Lasting[T]:
+        """Nobody gives its tensors other shapes, or puts them elsewhere."""
+        self = super().__new__(cls, (argument,))
+        self.tensors = []
+        self.kind = signature((argument,), self.tensors)
+        return self
 
 
 class AheadOfTime(Generic[P, R]):
@@ -164,6 +179,9 @@ def signature(args: tuple[Any, ...], tensors: list[Tensor]) -> Kind:
         if isinstance(each, Tensor):
             tensors.append(each)
             found.append((each.dtype, each.shape))
+        elif isinstance(each, Lasting):
+            tensors.extend(each.tensors)
+            found.append(each.kind)
         else:
             found.append(signature(each, tensors) if isinstance(each, tuple) else each)
     return tuple(found)

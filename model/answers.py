@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.ahead_of_time import works_on
+from model.ahead_of_time import Lasting, works_on
 from model.calibration import Calibration
 from model.conclusion import Conclude, Fixed, Seen, compiled_conclude, conclude, fixed
 from model.features import Batch
@@ -23,6 +23,7 @@ from model.mixing import distribution, listing, ranking, scored, table
 from model.network import Heads, NextMoveModel
 from model.precision import Precision
 from model.scorer import Scorer
+from model.short_pass import Asked
 from model.told import Told
 from model.vocabulary import Catalogue, Vocabulary
 
@@ -62,6 +63,7 @@ class Answers:
         self._categories = ranking(scorer, vocabulary.categories, vocabulary.category_counts)
         self._item_names, self._category_names = names_of(vocabulary.items), names_of(vocabulary.categories)
         self._conclude: Conclude = compiled_conclude() if compiled and works_on(model.device.type) else conclude
+        self._may_be_asked = compiled and compiled_scoring and works_on(model.device.type)
         self._fixed: dict[int, Fixed] = {}  # by the number of names listed
         self.hidden = Hidden()
         self._strangers: frozenset[str] = frozenset()  # banned names that the vocabulary does not know
@@ -98,6 +100,20 @@ class Answers:
         if self._vocabulary.has_categories:
             categories = scored(heads.categories, seen.category_ids, self._categories, k, None)
         return self._conclude(heads, seen, hidden, items, categories, self._fixed_of(k), k)
+
+    def asked(self, rows: int, k: int) -> Lasting[Asked] | None:
+        """What `tell` says about so many windows while nothing is banned, for a program that it is a part of; None where it is better apart."""
+        if not self._may_be_asked:
+            return None
+        items, categories = self._items.scorer.in_one_piece(rows, k), None
+        if self._vocabulary.has_categories:
+            categories = self._categories.scorer.in_one_piece(rows, k)
+        if items is None or (categories is None and self._vocabulary.has_categories):
+            return None
+        given, hide = self._fixed_of(k), self.hidden.seen
+        if not self._model.config.copy:  # nobody asks what is barred, and scoring alone has to know what is hidden
+            given, hide = given._replace(items=given.items._replace(barred=None)), False
+        return Lasting(Asked(items, categories, given, hide, k))
 
     def forecasts(self, told: Told, items: Names, categories: Names) -> list[Forecast]:
         """One per window, in order, of answers on the host. Raises NotFinite."""

@@ -130,24 +130,23 @@ def _sizes(
     def of_scored(found: Scored | None) -> Any:
         return found and ((one, one, one), found.missing is not None and one, found.own is not None and each)
 
-    def of_listing(names: Listing, of: str) -> tuple[Any, ...]:
-        return {}, {}, {}, names.barred is not None and {0: Size(of)}
-
     return (
         (of_mixture(heads.items), of_mixture(heads.categories), one, one, one, one),
         (each, each, each),
         hidden is not None and each,
         of_scored(items),
         of_scored(categories),
-        (
-            of_listing(given.items, "items"),
-            of_listing(given.categories, "categories"),
-            {},
-            {},
-            {},
-            given.waits is not None and {},
-        ),
+        fixed_sizes(given),
     )
+
+
+def fixed_sizes(given: Fixed) -> tuple[Any, ...]:
+    """Any number of names."""
+
+    def of(names: Listing, what: str) -> tuple[Any, ...]:
+        return {}, {}, {}, names.barred is not None and {0: Size(what)}
+
+    return of(given.items, "items"), of(given.categories, "categories"), {}, {}, {}, given.waits is not None and {}
 
 
 def behavior_with(logits: Tensor, seen: Seen, ids: Tensor, with_item: Tensor) -> Tensor:

@@ -256,7 +256,10 @@ class Engine:
             if bans_change and self._strangers_matter:  # the next list may have some, or none any more
                 other = [] if self._answers.strangers else [STRANGER]
                 self.states.warm(self._teller(self.top_k, self._identities(other)), self._finish)
-            self.states.warm(self._tell(self.top_k), self._finish)
+            tell = self._tell(self.top_k)
+            if bans_change and tell.apart:  # the next list may be empty
+                self.states.warm(tell._replace(apart=False), self._finish)
+            self.states.warm(tell, self._finish)
 
     @torch.inference_mode()
     def _answer(self, windows: Sequence[Window], k: int) -> list[Forecast]:
@@ -319,7 +322,11 @@ class Engine:
     def _teller(self, k: int, unwanted: Tensor) -> Tell:
         """Lists k items; those beyond the vocabulary that are not to be listed are `unwanted`, int64 [S], rising."""
         answers = self._answers
-        return lambda heads, seen: answers.tell(heads, seen, k, unwanted)
+        return Tell(
+            of=lambda heads, seen: answers.tell(heads, seen, k, unwanted),
+            asked=lambda rows: answers.asked(rows, k),
+            apart=bool(answers.hidden.banned),
+        )
 
     @torch.inference_mode()
     def _follow(self, states: StateCache, windows: Steps, k: int) -> list[Forecast]:

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.precision import prepare
+from model.precision import Table, prepare
 from model.scoring_library import compile_for, of_both_stages
-from model.stages import BLOCK_CELLS, GROUP, SQUARE, Exact, Ranked, choose, conclude, reduce, reduce_fused
+from model.stages import BLOCK_CELLS, GROUP, SQUARE, Catalogued, Exact, Ranked, choose, conclude, reduce, reduce_fused
 
 MOST = 8  # queries; with 16 of them one product in float32 is as fast (docs/experiments.md)
 SLACK = 6  # groups looked into beyond k
@@ -42,6 +42,11 @@ class Few:
     def own(self) -> tuple[Tensor, Tensor]:
         """What is in memory for few queries alone."""
         return self._vectors, self._scales
+
+    def catalogued(self, k: int) -> Catalogued:
+        """The same for a program that it is a part of."""
+        keep = min(k + SLACK, len(self._offsets) // GROUP)
+        return Catalogued(self._exact, Table(self._vectors, self._scales, self._offsets), keep, 1)
 
     def top(self, queries: Tensor, k: int, hidden: Tensor | None) -> Ranked:
         """As `Scorer.top`, of 1 … `most` queries, float32 [B, D]."""

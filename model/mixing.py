@@ -16,7 +16,7 @@ from model.hiding import Banned
 from model.network import Copied, Mixture
 from model.pointer import FAR
 from model.scorer import Scorer
-from model.stages import Ranked
+from model.stages import Catalogued, Ranked
 from model.topk import first_k
 from model.vocabulary import Catalogue
 
@@ -113,16 +113,29 @@ def choose(
 
 def scored(mixture: Mixture, ids: Tensor, against: Ranking, k: int, hidden: Tensor | None) -> Scored:
     """What `mixed` needs of the scorer."""
-    first, rows = against.catalogue.first, against.catalogue.rows
+    names, banned = against.catalogue, against.banned
+    found, apart = scored_by(against.scorer, mixture, ids, (names.first, names.rows), k, hidden)
+    if banned is None:
+        return found
+    missing = against.scorer.banned_mass(mixture.query[:, 0], None if apart is None else banned.places[apart])
+    return found._replace(missing=missing)
+
+
+def scored_by(
+    scorer: Scorer | Catalogued,
+    mixture: Mixture,
+    ids: Tensor,
+    bounds: Sequence[int | Tensor],
+    k: int,
+    hidden: Tensor | None,
+) -> tuple[Scored, Tensor | None]:
+    """The same where nothing is banned, and which classes [B, L] are not to be listed; bounds as `Listing.bounds`."""
+    first, rows = bounds
     query = mixture.query[:, 0]  # [B, D]
     classes = torch.where((ids >= first) & (ids < rows), ids - first + 1, 0)  # [B, L]
     apart = classes if mixture.copied is None else None if hidden is None else torch.where(hidden, classes, 0)
-    ranked = against.scorer.top(query, k, apart)
-    missing = None
-    if against.banned is not None:
-        without = None if apart is None else against.banned.places[apart]
-        missing = against.scorer.banned_mass(query, without)
-    return Scored(ranked, missing, None if mixture.copied is None else against.scorer.logits(query, classes))
+    ranked = scorer.top(query, k, apart)
+    return Scored(ranked, None, None if mixture.copied is None else scorer.logits(query, classes)), apart
 
 
 def mixed(

@@ -25,6 +25,7 @@ from model.stages import (
     BLOCK_CELLS,
     GROUP,
     SQUARE,
+    Catalogued,
     Exact,
     Ranked,
     choose,
@@ -179,6 +180,18 @@ class Scorer:
             for begin in range(0, max(1, len(queries)), most)
         ]
         return whole(parts)
+
+    def in_one_piece(self, queries: int, k: int) -> Catalogued | None:
+        """What `top` and `logits` say to so many queries, for a program that they are a part of; None where blocks are better."""
+        exact, table = self._exact, self._table
+        if len(exact.bias) <= SHORT:
+            return Catalogued(exact, None, 0, 1)
+        if self._few is not None and queries <= self._few.most:
+            return self._few.catalogued(k)
+        lanes = 1 if queries == 1 else LANES
+        if queries > 1 and (queries + -queries % lanes) * len(table.vectors) > BLOCK_CELLS:
+            return None
+        return Catalogued(exact, table, min(k + self._slack, len(table.vectors) // GROUP), lanes)
 
     def _top(self, queries: Tensor, k: int, hidden: Tensor | None) -> Ranked:
         queries = queries.float()

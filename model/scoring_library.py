@@ -25,6 +25,10 @@ QUERIES, ROWS, LOOSE, HIDDEN = (
 )  # one query: code of its own
 
 
+LIMITS = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
+FUSED = LIMITS | {"cpp.enable_floating_point_contract_flag": "fast"}  # a product and a sum as one instruction
+
+
 def compile_for(device: str, function: Callable[P, R], sizes: Callable[..., Any]) -> Callable[P, R]:
     """One loop for all sizes; nothing between is written to memory, however often it is read. What does not compile is run as it is."""
     if device != "cpu":
@@ -32,11 +36,9 @@ def compile_for(device: str, function: Callable[P, R], sizes: Callable[..., Any]
             "triton.coalesce_tiling_analysis": False
         }  # does not apply to dynamic shapes, and fails for some of them
         return compiled(function, dynamic=True, or_plain=True, options=tiling)
-    limits = {"realize_reads_threshold": 100, "realize_opcount_threshold": 1000}
-    fused = {"cpp.enable_floating_point_contract_flag": "fast"}  # a product and a sum as one instruction
     if not works_on(device):
-        return compiled(function, dynamic=True, or_plain=True, options=limits | fused)
-    return AheadOfTime(function, sizes, options=limits | fused, or_plain=True)
+        return compiled(function, dynamic=True, or_plain=True, options=FUSED)
+    return AheadOfTime(function, sizes, options=FUSED, or_plain=True)
 
 
 def compiled_product(

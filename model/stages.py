@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.precision import Table, lay_out
 from model.topk import first_k
 
 GROUP = 16  # neighbouring classes that are one candidate
@@ -37,6 +38,25 @@ class Exact(NamedTuple):
     loose: Tensor  # int64: the last classes, of no whole group and always looked into
 
 
+class Catalogued(NamedTuple):
+    """A catalogue that is scored in one piece: a short one, or for few queries."""
+
+    exact: Exact
+    table: Table | None  # as the first stage reads it; without it there is one stage
+    keep: int  # groups looked into
+    lanes: int  # several queries are padded to a multiple of it
+
+    def top(self, queries: Tensor, k: int, hidden: Tensor | None) -> Ranked:
+        """As `model.scorer.Scorer.top`."""
+        if self.table is None:
+            return rank(self.exact, queries, hidden, k)
+        return both_stages(self.exact, self.table, queries, hidden, self.keep, k, self.lanes)
+
+    def logits(self, queries: Tensor, classes: Tensor) -> Tensor:
+        """As `model.scorer.Scorer.logits`."""
+        return dot(self.exact.vectors, queries, classes) + self.exact.bias[classes]
+
+
 def rank(exact: Exact, queries: Tensor, hidden: Tensor | None, k: int) -> Ranked:
     """All of a short catalogue in one product, which is less work than to choose groups."""
     logits = torch.addmm(exact.allowed, queries, exact.vectors.t())  # [B, R]
@@ -57,6 +77,37 @@ def conclude(exact: Exact, queries: Tensor, groups: Tensor, rest: Tensor, hidden
         logits = F.pad(logits, (1, 0)).scatter(1, at, -torch.inf)[:, 1:]
     best, where = first_k(logits, k, classes)
     return ranked(best, classes.gather(1, where), torch.cat((rest, logits), dim=1), exact, queries, k)
+
+
+def both_stages(
+    exact: Exact, table: Table, queries: Tensor, hidden: Tensor | None, keep: int, k: int, lanes: int
+) -> Ranked:
+    """The whole catalogue at once, of which `keep` groups are looked into."""
+    scores, steps = products(table, queries, lanes)
+    if hidden is not None:
+        nothing = HIDDEN if scores.dtype == torch.int32 else -torch.inf
+        at = torch.where(hidden < len(scores), hidden, 0)  # class 0 is never listed
+        scores = scores.scatter(0, at.t(), nothing)
+    best, mass = reduce_fused(scores, table.offsets, None if steps is None else table.scales, steps)
+    best, mass = best[:, : len(queries)], mass[:, : len(queries)]
+    _, groups = first_k(best.t(), keep)
+    rest = log_sum(best, mass.scatter(0, groups.t(), 0), 0)
+    return conclude(exact, queries, groups, rest[:, None], hidden, k)
+
+
+def products(table: Table, queries: Tensor, lanes: int) -> tuple[Tensor, Tensor | None]:
+    """Products of all vectors with queries [B, D], [n, B or more], and for those of int8 with int8 what one step of each query is worth."""
+    vectors, alone = table.vectors, len(queries) == 1
+    if table.scales is not None and table.scales.dtype == torch.bfloat16:  # of `model.few`
+        asked = F.pad(queries.bfloat16(), (0, vectors.shape[1] - queries.shape[1]))
+        return torch._weight_int8pack_mm(asked, vectors, table.scales).t(), None  # noqa: SLF001  # its only name
+    if vectors.dtype != torch.int8 and alone:
+        return product_alone(vectors, queries[0]), None
+    padded = queries if alone else F.pad(queries, (0, 0, 0, -len(queries) % lanes))
+    asked, steps = lay_out(padded, vectors.dtype)
+    if vectors.dtype == torch.int8:
+        return torch._int_mm(vectors, asked), steps  # noqa: SLF001  # its only name
+    return torch.mm(vectors, asked), None
 
 
 def ranked(best: Tensor, classes: Tensor, logits: Tensor, exact: Exact, queries: Tensor, k: int) -> Ranked:

@@ -21,19 +21,26 @@ def compiled_step(step: Step, device: torch.device) -> Callable[[Pool, Event, Te
     """The same step; compiled when it is first called, which raises where that fails."""
     if not works_on(device.type):
         return compiled(step, one_for_all_batches=True)
-    sizes = {
-        name: getattr(step.model.config, name)
-        for name in vars(NextMoveConfig)["__annotations__"]
-        if name not in LENGTHS
-    }
-    return AheadOfTime(step, _sizes, about=f"{sizes} {step.narrow}")
+    return AheadOfTime(step, _sizes, about=described(step))
+
+
+def described(step: Step) -> str:
+    """What a program of the step depends on besides its arguments."""
+    names = vars(NextMoveConfig)["__annotations__"]
+    sizes = {name: getattr(step.model.config, name) for name in names if name not in LENGTHS}
+    return f"{sizes} {step.narrow}"
 
 
 def _sizes(pool: Pool, event: Event, _: Tensor) -> tuple[Any, ...]:
     """Any number of slots and of events."""
-    slots, rows = Size("slots"), Size("rows", least=1)
+    rows = {0: Size("rows", least=1)}
+    return pool_sizes(pool), tuple(rows for _ in event), rows
+
+
+def pool_sizes(pool: Pool) -> Any:
+    """Any number of slots."""
 
     def of(part: Any) -> Any:
-        return tuple(map(of, part)) if isinstance(part, tuple) else {0: slots} if len(part) else {}
+        return tuple(map(of, part)) if isinstance(part, tuple) else {0: Size("slots")} if len(part) else {}
 
-    return of(tuple(pool)), tuple({0: rows} for _ in event), {0: rows}
+    return of(tuple(pool))

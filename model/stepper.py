@@ -10,13 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.ahead_of_time import leaves, rebuilt
+from model.ahead_of_time import Lasting, leaves, rebuilt, works_on
 from model.conclusion import Seen
 from model.config import NextMoveConfig
 from model.features import NO_IDENTITY
@@ -25,6 +25,7 @@ from model.helper import results
 from model.incremental import Step, named
 from model.network import Heads, NextMoveModel
 from model.pool import Event, Pool, Stepped, clear, keep
+from model.short_pass import Asked, short_pass
 from model.step_library import compiled_step
 from model.told import Told, difference, fetched, packed, unpacked
 from model.vocabulary import NONE
@@ -43,7 +44,13 @@ WARM_RUNS = 5
 TOLERANCE = 1e-3  # of a probability, between two ways to run the same program
 COMPARED = 3  # events of each made-up user, or as many as a window has
 
-Tell = Callable[[Heads, Seen], Told]  # heads at the newest events (T = 1); on the device, and without waiting for it
+
+class Tell(NamedTuple):
+    """What is told of events, the same way each time."""
+
+    of: Callable[[Heads, Seen], Told]  # heads at the newest events (T = 1); on the device, and without waiting for it
+    asked: Callable[[int], Lasting[Asked] | None]  # the same of so many events, as a part of a short pass; None where that is no better
+    apart: bool  # something is banned, of which `asked` knows nothing
 
 
 class Stepper:
@@ -76,6 +83,10 @@ class Stepper:
         self.program: Callable[[Pool, Event, Tensor], Stepped] = (
             compiled_step(self.plain, self.device) if self.compiled else self.plain
         )
+        self._short = short_pass(self.plain) if self.compiled and works_on(self.device.type) else None
+        self._asked: dict[int, Lasting[Asked] | None] = {}  # by rows
+        self._asked_tell: Tell | None = None
+        self._lasting_pool = Lasting(pool)
         self._graphs: dict[int, tuple[Graph, Told]] = {}  # by rows
         self._graphs_tell: Tell | None = None
         self._memory: Memory | None = None
@@ -94,6 +105,8 @@ class Stepper:
             except Exception as error:  # noqa: BLE001  # a compiler fails in many ways, and none of them matters
                 log.warning("states are kept without compiled code: %s", " ".join(str(error).split())[:200])
                 self.compiled, self.program = False, self.plain
+        for rows in () if tell.apart else self.sizes:  # of which they put something into nobody's slot
+            self._at_once(torch.stack(self._nothing(rows)), rows, tell)
         if self.recorded:
             try:
                 self._each_size(lambda rows: self._graph(rows, tell))
@@ -104,6 +117,7 @@ class Stepper:
         costs: dict[int, float] = {}  # seconds per row
         self._each_size(lambda rows: costs.update({rows: self._cost(rows, tell, finish)}))
         self.most = min(rows for rows, cost in costs.items() if cost <= 1.1 * min(costs.values()))
+        clear(self._pool, self._nobody)
 
     def run(self, columns: Numbers, tell: Tell) -> Callable[[], Told]:
         """A pass of distinct slots, an `Event` as [fields, B]: they hold one event more, and whoever asks gets its answers.
@@ -116,6 +130,8 @@ class Stepper:
         if told is None:
             last_again = np.minimum(np.arange(rows), count - 1)  # and again
             whole = columns.take(last_again, axis=1)  # each field in one piece, which indexing would not give
+            told = None if tell.apart else self._at_once(torch.from_numpy(whole), count, tell)
+        if told is None:
             event = Event(*torch.from_numpy(whole).to(self.device).unbind(0))
             found = self._step(event)
             if count < rows:
@@ -123,6 +139,21 @@ class Stepper:
             keep(self._pool, event, found)
             told = partial(self._told, tell, found)
         return told
+
+    def _at_once(self, columns: Tensor, count: int, tell: Tell) -> Callable[[], Told] | None:
+        """A pass as one program, an `Event` [fields, rows] of which so many count; None where that is not better."""
+        if self._short is None or self._short.is_plain:
+            return None
+        if tell is not self._asked_tell:
+            self._asked, self._asked_tell = {}, tell
+        rows = columns.shape[1]
+        if rows not in self._asked:
+            self._asked[rows] = tell.asked(rows)
+        asked = self._asked[rows]
+        if asked is None:
+            return None
+        told = self._short(self._lasting_pool, columns, named(self._model, Event(*columns.unbind(0))), asked)
+        return lambda: first(told, count) if count < rows else told
 
     def shrink(self) -> None:
         """Memory was short: passes are of the next smaller size from now on."""
@@ -145,7 +176,7 @@ class Stepper:
 
     @staticmethod
     def _told(tell: Tell, found: Stepped) -> Told:
-        return fetched(tell(found.heads, seen(found)))
+        return fetched(tell.of(found.heads, seen(found)))
 
     def _nothing(self, rows: int) -> Event:
         """First events without a name; for programs that are to run, not to answer."""
@@ -167,7 +198,7 @@ class Stepper:
                 event = Event(*columns.unbind(0))
                 found = self._step(event)
                 keep(self._pool, event, found)
-                kind[:] = [tell(found.heads, seen(found))]
+                kind[:] = [tell.of(found.heads, seen(found))]
                 return packed(kind[0])
 
             graph = Graph(program, torch.stack(self._nothing(rows)), self._memory)
@@ -210,7 +241,7 @@ class Stepper:
         return [told for _, told in results(under_way, ahead=WAYS - 1)]
 
     def _cost(self, rows: int, tell: Tell, finish: Callable[[Told, int], object]) -> float:
-        """Seconds per row of a pass of which nothing is kept: the fastest of a few."""
+        """Seconds per row of a pass without a user: the fastest of a few, in the ways that there are."""
         event, times = self._nothing(rows), []
         columns = torch.stack(event).cpu().numpy()
         for _ in range(WARM_RUNS):
@@ -221,6 +252,10 @@ class Stepper:
             else:
                 finish(self._told(tell, self._step(event)), rows)
             times.append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+            if not tell.apart and (told := self._at_once(torch.from_numpy(columns), rows, tell)) is not None:
+                finish(told(), rows)
+                times.append(time.perf_counter() - begun)
         return min(times) / rows
 
 

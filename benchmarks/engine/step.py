@@ -92,7 +92,7 @@ def programs(
         event = Event(*columns.unbind(0))
         found = network(pool, event, named(model, event))
         keep(pool, event, found)
-        return packed(tell(found.heads, seen(found)))
+        return packed(tell.of(found.heads, seen(found)))
 
     return step, answers
 

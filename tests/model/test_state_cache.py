@@ -393,16 +393,16 @@ def test_every_column_of_a_pass_lies_in_one_piece(parts, monkeypatch):
 
 
 def test_another_list_of_banned_items_waits_for_no_compiler(parts, monkeypatch, caplog):
-    """Nor one that has names of another shop, where the one before had none."""
+    """Nor one that has names of another shop, where the one before had none, nor an empty one."""
     monkeypatch.setattr("model.engine.LONG", 0)  # as if the catalogue was worth compiled scoring
     engine = Engine(parts, device="cpu", compiled=True)
     engine.hide(Hidden(frozenset({"item-1"})))
     engine.keep_states(1 << 24, buckets=(1,), bans_change=True)
     monkeypatch.setattr(AheadOfTime, "_loaded", lambda *_: pytest.fail("something is compiled while somebody waits"))
     windows, steps = stream(60, users=1)
-    for begin, names in ((0, {"item-2", "of another shop"}), (30, {"item-3"})):
+    for begin, names in ((0, {"item-2", "of another shop"}), (20, {"item-3"}), (40, set())):
         engine.hide(Hidden(frozenset(names)))
-        found = engine.predict(Stream(windows[begin : begin + 30], steps[begin : begin + 30]))
+        found = engine.predict(Stream(windows[begin : begin + 20], steps[begin : begin + 20]))
         assert not names & {item["item_id"] for one in found for item in one.next_items}
     assert "is not compiled" not in caplog.text
 

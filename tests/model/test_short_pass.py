@@ -1,0 +1,241 @@
+"""A pass of few events as one program says what the parts of a pass say one after the other."""
+
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from model.ahead_of_time import AheadOfTime, Lasting, rebuilt
+from model.answers import Answers
+from model.compiling import can_compile
+from model.config import NextMoveConfig
+from model.engine import Engine
+from model.hiding import Hidden
+from model.native import Library
+from model.network import NextMoveModel
+from model.pool import clear
+from model.short_pass import ShortPass, short_pass
+from model.stepper import made_up
+from model.told import difference
+from model.window import WindowRule
+from tests.artefacts import untrained
+
+RULE = WindowRule(events=12, stride=5)
+EVENTS = 5
+
+
+@cache
+def parts_of(items=5000, categories=20, *, copy=True, network=0):
+    """Random weights, none of which is zero, as those would be from which learning begins."""
+    parts = untrained(items=items, categories=categories, window=RULE)
+    torch.manual_seed(network)
+    model = NextMoveModel(NextMoveConfig(**{**parts.model.config.to_dict(), "copy": copy, "layers": 2})).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    return msgspec.structs.replace(parts, model=model)
+
+
+class NotCompiled(ShortPass):
+    """A short pass as it is."""
+
+    is_plain = False
+
+
+def engine_of(parts, *, precision="float32", short=True, few=False, limit=1 << 23, **options):
+    """An engine that has short passes, not compiled, or none."""
+    engine = Engine(parts, device="cpu")
+    engine._answers = Answers(
+        engine._model, engine.vocabulary, engine.calibration, precision=precision, few_in_int8=few
+    )
+    engine.keep_states(limit, buckets=(1, 8), **options)
+    if short:
+        engine._answers._may_be_asked = True
+        engine.states.stepper._short = NotCompiled(engine.states.stepper.plain)
+    return engine
+
+
+def passes(engine, users, k=10):
+    """What is told of a few events of so many users each, and what is in the pool then."""
+    stepper, tell = engine.states.stepper, engine._tell(k)
+    asked = [made_up(engine._model.config, users, event) for event in range(EVENTS)]
+    with torch.inference_mode():
+        told = [stepper.run(columns, tell)() for columns in asked]
+    return told, tensors_of(stepper._pool)
+
+
+def tensors_of(pool):
+    return [part for part in (*pool.keys_values, *pool) if isinstance(part, torch.Tensor)]
+
+
+def counted(engine, short=None):
+    """How many events each short pass has from now on."""
+    short, calls = short or engine.states.stepper._short, []
+    forward = short.forward
+    short.forward = lambda *given: (calls.append(given[1].shape[1]), forward(*given))[1]
+    return calls
+
+
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"precision": "bfloat16"},
+        {"precision": "int8"},
+        {"few": True},
+        {"dtype": torch.bfloat16},
+        {"seen": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("users", "rows"), [(1, 1), (3, 8), (8, 8)])
+def test_it_says_and_keeps_what_the_parts_do(copy, how, users, rows):
+    how = dict(how)
+    seen = how.pop("seen", False)
+    parts = parts_of(copy=copy)
+    one, other = engine_of(parts, **how), engine_of(parts, short=False, **how)
+    for engine in (one, other):
+        engine.hide(Hidden(seen=seen))
+        engine._hide()
+    calls = counted(one)
+    told, kept = passes(one, users)
+    wanted, kept_then = passes(other, users)
+    assert calls == [rows] * EVENTS
+    assert all(len(each.ids) == users for each in told)
+    assert max(difference(*pair) for pair in zip(told, wanted, strict=True)) < 2e-6
+    assert all(torch.allclose(*pair, rtol=0, atol=1e-6) for pair in zip(kept, kept_then, strict=True))
+
+
+@pytest.mark.parametrize(("items", "categories"), [(2000, 20), (4200, 5000), (5000, 0), (4127, 20)])
+def test_catalogues_may_be_short_or_long(items, categories):
+    """Or none, or end in classes that are no whole group."""
+    parts = parts_of(items, categories)
+    one, other = engine_of(parts), engine_of(parts, short=False)
+    calls = counted(one)
+    told, wanted = passes(one, 8)[0], passes(other, 8)[0]
+    assert calls == [8] * EVENTS
+    assert max(difference(*pair) for pair in zip(told, wanted, strict=True)) < 2e-6
+
+
+def test_several_events_are_no_short_pass_where_scores_would_leave_the_cache(monkeypatch):
+    monkeypatch.setattr("model.scorer.BLOCK_CELLS", 8 * 4000)
+    engine = engine_of(parts_of(5000))
+    calls = counted(engine)
+    passes(engine, 8)
+    assert calls == []
+    passes(engine, 1)
+    assert calls == [1] * EVENTS
+
+
+def test_where_something_is_banned_there_is_none_until_it_no_longer_is():
+    parts = parts_of()
+    one, other = engine_of(parts), engine_of(parts, short=False)
+    calls = counted(one)
+    for names, expected in ((set(), EVENTS), ({"i3", "unheard of"}, 0), (set(), EVENTS)):
+        for engine in (one, other):
+            engine.hide(Hidden(frozenset(names)))
+            engine._hide()
+            clear(engine.states.stepper._pool)
+        calls.clear()
+        told, wanted = passes(one, 1)[0], passes(other, 1)[0]
+        assert len(calls) == expected
+        assert max(difference(*pair) for pair in zip(told, wanted, strict=True)) < 2e-6
+
+
+def test_a_longer_list_is_as_good():
+    parts = parts_of()
+    told, wanted = (passes(engine, 8, k=40)[0] for engine in (engine_of(parts), engine_of(parts, short=False)))
+    assert told[0].ids.shape == (8, 40)
+    assert max(difference(*pair) for pair in zip(told, wanted, strict=True)) < 2e-6
+
+
+def test_compiled_it_is_one_library_that_copies_nothing(monkeypatch):
+    """It reads and writes a slot of a pool of 300 MB."""
+    if not can_compile():
+        pytest.fail("a C++ compiler belongs to a machine that runs the tests: Debian's g++")
+    parts = parts_of(4200)
+    engine, other = engine_of(parts, limit=300 << 20), engine_of(parts, short=False)
+    stepper = engine.states.stepper
+    stepper._short, stepper._short._or_plain = short_pass(stepper.plain), False
+    passes(engine, 1)  # compiled, and loaded
+    for part in tensors_of(stepper._pool):
+        part.fill_(0)  # in memory, not only promised
+    calls, call = [], Library.__call__
+    monkeypatch.setattr(Library, "__call__", lambda self, given: (calls.append(self), call(self, given))[1])
+    before = peak_of_memory(reset=True)
+    told, kept = passes(engine, 1)
+    assert peak_of_memory() - before < 5 << 20
+    assert len(calls) == EVENTS
+    wanted, kept_then = passes(other, 1)
+    assert max(difference(*pair) for pair in zip(told, wanted, strict=True)) < 5e-6
+    assert all(torch.allclose(one[:1], two[:1], rtol=0, atol=1e-5) for one, two in zip(kept, kept_then, strict=True))
+
+
+def peak_of_memory(*, reset=False):
+    """Bytes that this process has had in memory at most, since it was reset."""
+    process = Path("/proc/self")
+    if reset:
+        (process / "clear_refs").write_text("5")
+    (line,) = [line for line in (process / "status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) << 10
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_what_does_not_compile_is_done_in_parts(monkeypatch, caplog, compiles):
+    """Where it does, everything is compiled before anybody waits."""
+
+    def loaded(self, args, *_):
+        if not compiles and self._program.__class__ is ShortPass:
+            raise RuntimeError("too long for this compiler")
+        return lambda tensors: self._program(*rebuilt(args, iter(tensors)))
+
+    monkeypatch.setattr("model.engine.LONG", 0)
+    monkeypatch.setattr(AheadOfTime, "_loaded", loaded)
+    parts = parts_of()
+    engine = Engine(parts, device="cpu", compiled=True)
+    engine.keep_states(1 << 24, buckets=(1, 8))
+    assert ("ShortPass is not compiled: too long for this compiler" in caplog.text) != compiles
+    calls = counted(engine, engine.states.stepper._short._program)
+    monkeypatch.setattr(AheadOfTime, "_loaded", lambda *_: pytest.fail("something is compiled while somebody waits"))
+    for users in (1, 3):
+        told, wanted = passes(engine, users)[0], passes(engine_of(parts, short=False), users)[0]
+        assert max(difference(*pair) for pair in zip(told, wanted, strict=True)) < 5e-6
+    assert calls == ([1] * EVENTS + [8] * EVENTS) * compiles
+
+
+def test_a_model_that_knows_more_names_needs_no_new_code():
+    """Nor one of other weights."""
+
+    def kind(parts):
+        engine = engine_of(parts)
+        short = short_pass(engine.states.stepper.plain)
+        kinds = []
+        short._loaded = lambda args, tensors, sizes, kind: (kinds.append(kind), lambda tensors: None)[1]
+        short(
+            Lasting(engine.states.stepper._pool), torch.zeros(8, 1, dtype=torch.int64), torch.zeros(1, 16),
+            engine._tell(10).asked(1),
+        )  # fmt: skip
+        return kinds, short._about
+
+    assert kind(parts_of(5000, 20)) == kind(parts_of(6007, 90, network=1))
+    assert kind(parts_of(5000, 20)) != kind(parts_of(5000, 20, copy=False))
+
+
+def test_what_lasts_is_looked_at_once():
+    """And a program gets the same tensors of it, in the same places."""
+    program, calls = [], []
+
+    def add(one, both):
+        return one + both[0][0] * both[0][1]
+
+    program = AheadOfTime(add, lambda one, both: ({0: None}, ({}, {})))
+    program._library = lambda args, tensors: (calls.append(len(tensors)), lambda given: add(given[0], (given[1:],)))[1]
+    lasting = Lasting((torch.tensor([2.0]), torch.tensor([3.0])))
+    for number in (1.0, 10.0):
+        assert program(torch.tensor([number]), lasting).tolist() == [number + 2 * 3]
+    assert program(torch.tensor([1.0]), Lasting((torch.tensor([4.0]), torch.tensor([5.0])))).tolist() == [1 + 4 * 5]
+    assert calls == [3]
+    assert lasting[0][1].item() == 3
