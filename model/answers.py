@@ -102,7 +102,7 @@ class Answers:
         return self._conclude(heads, seen, hidden, items, categories, self._fixed_of(k), k)
 
     def asked(self, rows: int, k: int) -> Lasting[Asked] | None:
-        """What `tell` says about so many windows while nothing is banned, for a program that it is a part of; None where it is better apart."""
+        """What `tell` says about so many windows, what is banned aside, for a program that it is a part of; None where that is no use."""
         if not self._may_be_asked:
             return None
         items, categories = self._items.scorer.in_one_piece(rows, k), None

@@ -256,10 +256,7 @@ class Engine:
             if bans_change and self._strangers_matter:  # the next list may have some, or none any more
                 other = [] if self._answers.strangers else [STRANGER]
                 self.states.warm(self._teller(self.top_k, self._identities(other)), self._finish)
-            tell = self._tell(self.top_k)
-            if bans_change and tell.apart:  # the next list may be empty
-                self.states.warm(tell._replace(apart=False), self._finish)
-            self.states.warm(tell, self._finish)
+            self.states.warm(self._tell(self.top_k), self._finish)
 
     @torch.inference_mode()
     def _answer(self, windows: Sequence[Window], k: int) -> list[Forecast]:
@@ -325,7 +322,7 @@ class Engine:
         return Tell(
             of=lambda heads, seen: answers.tell(heads, seen, k, unwanted),
             asked=lambda rows: answers.asked(rows, k),
-            apart=bool(answers.hidden.banned),
+            banned=bool(answers.hidden.banned),
         )
 
     @torch.inference_mode()

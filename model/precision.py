@@ -19,8 +19,10 @@ AT_ONCE = 16_384  # rows that are made narrow together
 class Table(NamedTuple):
     """A catalogue as the first stage reads it: R' rows, whole groups."""
 
-    vectors: Tensor  # [R', D] in the precision
-    scales: Tensor | None  # float32 [R'] what one step of an int8 row is worth
+    vectors: Tensor  # [R', D or more] in the precision
+    scales: (
+        Tensor | None
+    )  # [R'] what one step of an int8 row is worth: float32, or bfloat16 where queries stay bfloat16 (`model.few`)
     offsets: Tensor  # float32 [R'] bias; -inf where a class is never listed
 
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.few import MOST as FEW
 from model.few import Few
 from model.precision import Precision, lay_out, prepare
 from model.scoring_library import compile_for, compiled_product, of_choose, of_conclude, of_dot, of_rank, of_reduce
@@ -112,7 +113,7 @@ class Scorer:
         self._rank = compile_for(kind, rank, of_rank) if compiled else rank
         self._dot = compile_for(kind, dot, of_dot) if compiled and kind == "cpu" else dot
         self._few: Few | None = None
-        if few_in_int8 and precision != "int8" and kind == "cpu" and len(bias) > max(SHORT, GROUP * SQUARE):
+        if few_in_int8 and precision != "int8" and kind == "cpu" and len(bias) > max(SHORT, 2 * GROUP):
             self._few = Few(self._exact, compiled=compiled)
         narrow = self._table.vectors.dtype == torch.int8  # whose product reads the table as fast as memory gives it
         self._multiply_alone = compiled_product(kind, product_alone) if compiled and not narrow else None
@@ -182,8 +183,10 @@ class Scorer:
         return whole(parts)
 
     def in_one_piece(self, queries: int, k: int) -> Catalogued | None:
-        """What `top` and `logits` say to so many queries, for a program that they are a part of; None where blocks are better."""
+        """What `top` and `logits` say to a few queries, for a program that they are a part of; None where blocks are better."""
         exact, table = self._exact, self._table
+        if queries > FEW:
+            return None
         if len(exact.bias) <= SHORT:
             return Catalogued(exact, None, 0, 1)
         if self._few is not None and queries <= self._few.most:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.ahead_of_time import AheadOfTime, Size, works_on
 from model.compiling import compiled
-from model.stages import GROUP, SQUARE
+from model.stages import GROUP
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,14 +71,19 @@ def of_conclude(exact: Any, queries: Any, groups: Any, rest: Any, hidden: Any, k
     return catalogue, {0: QUERIES}, {0: QUERIES}, {0: QUERIES}, hidden is not None and {0: QUERIES, 1: HIDDEN}
 
 
-def of_both_stages(
-    exact: Any, queries: Any, scores: Any, offsets: Any, hidden: Any, keep: int, k: int
-) -> tuple[Any, ...]:
-    """Any catalogue of at least `keep` squares, and any number of queries."""
-    squares = Size("squares", least=keep, multiple=SQUARE * GROUP)
-    rows = {0: Size("rows", least=keep * GROUP)}  # the groups looked into must exist in a made-up catalogue
-    catalogue, one, of_hidden = (rows, rows, rows, {0: LOOSE}), {0: QUERIES}, {0: QUERIES, 1: HIDDEN}
-    return catalogue, one, {0: QUERIES, 1: squares}, {0: squares}, hidden is not None and of_hidden, keep, k
+def of_both_stages(catalogue: Any, queries: Any, hidden: Any, k: int) -> tuple[Any, ...]:
+    """Any catalogue of whole vector registers, and any number of queries and of hidden classes."""
+    return of_catalogue(catalogue, k, ""), {0: QUERIES}, hidden is not None and {0: QUERIES, 1: HIDDEN}
+
+
+def of_catalogue(catalogue: Any, k: int, of: str) -> tuple[Any, ...]:
+    """Any catalogue of a kind; a made-up one must have the groups that are looked into."""
+    rows = {0: Size(f"{of}rows", least=max(2, k, catalogue.keep * GROUP))}
+    exact, table = (rows, rows, rows, {0: Size(f"{of}loose")}), catalogue.table
+    if table is None:
+        return exact, None
+    pairs = {0: Size(f"{of}pairs", least=catalogue.keep, multiple=2 * GROUP)}
+    return exact, (pairs, table.scales is not None and pairs, pairs)
 
 
 def of_rank(exact: Any, queries: Any, hidden: Any, k: int) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ B queries, D width, N classes besides class 0, R = N + 1 rows, G groups, K group
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -39,7 +40,7 @@ class Exact(NamedTuple):
 
 
 class Catalogued(NamedTuple):
-    """A catalogue that is scored in one piece: a short one, or for few queries."""
+    """A catalogue that is scored in one piece: a short one, or a long one for few queries."""
 
     exact: Exact
     table: Table | None  # as the first stage reads it; without it there is one stage
@@ -50,7 +51,7 @@ class Catalogued(NamedTuple):
         """As `model.scorer.Scorer.top`."""
         if self.table is None:
             return rank(self.exact, queries, hidden, k)
-        return both_stages(self.exact, self.table, queries, hidden, self.keep, k, self.lanes)
+        return both_stages(self, queries, hidden, k)
 
     def logits(self, queries: Tensor, classes: Tensor) -> Tensor:
         """As `model.scorer.Scorer.logits`."""
@@ -77,37 +78,6 @@ def conclude(exact: Exact, queries: Tensor, groups: Tensor, rest: Tensor, hidden
         logits = F.pad(logits, (1, 0)).scatter(1, at, -torch.inf)[:, 1:]
     best, where = first_k(logits, k, classes)
     return ranked(best, classes.gather(1, where), torch.cat((rest, logits), dim=1), exact, queries, k)
-
-
-def both_stages(
-    exact: Exact, table: Table, queries: Tensor, hidden: Tensor | None, keep: int, k: int, lanes: int
-) -> Ranked:
-    """The whole catalogue at once, of which `keep` groups are looked into."""
-    scores, steps = products(table, queries, lanes)
-    if hidden is not None:
-        nothing = HIDDEN if scores.dtype == torch.int32 else -torch.inf
-        at = torch.where(hidden < len(scores), hidden, 0)  # class 0 is never listed
-        scores = scores.scatter(0, at.t(), nothing)
-    best, mass = reduce_fused(scores, table.offsets, None if steps is None else table.scales, steps)
-    best, mass = best[:, : len(queries)], mass[:, : len(queries)]
-    _, groups = first_k(best.t(), keep)
-    rest = log_sum(best, mass.scatter(0, groups.t(), 0), 0)
-    return conclude(exact, queries, groups, rest[:, None], hidden, k)
-
-
-def products(table: Table, queries: Tensor, lanes: int) -> tuple[Tensor, Tensor | None]:
-    """Products of all vectors with queries [B, D], [n, B or more], and for those of int8 with int8 what one step of each query is worth."""
-    vectors, alone = table.vectors, len(queries) == 1
-    if table.scales is not None and table.scales.dtype == torch.bfloat16:  # of `model.few`
-        asked = F.pad(queries.bfloat16(), (0, vectors.shape[1] - queries.shape[1]))
-        return torch._weight_int8pack_mm(asked, vectors, table.scales).t(), None  # noqa: SLF001  # its only name
-    if vectors.dtype != torch.int8 and alone:
-        return product_alone(vectors, queries[0]), None
-    padded = queries if alone else F.pad(queries, (0, 0, 0, -len(queries) % lanes))
-    asked, steps = lay_out(padded, vectors.dtype)
-    if vectors.dtype == torch.int8:
-        return torch._int_mm(vectors, asked), steps  # noqa: SLF001  # its only name
-    return torch.mm(vectors, asked), None
 
 
 def ranked(best: Tensor, classes: Tensor, logits: Tensor, exact: Exact, queries: Tensor, k: int) -> Ranked:
@@ -177,6 +147,43 @@ def reduce_fused(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: 
     grouped = (logits + offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
     best = grouped.amax(1)
     return best, exp_of_negative(grouped - best.clamp(min=LOWEST)[:, None]).sum(1)
+
+
+def both_stages(
+    catalogue: Catalogued,
+    queries: Tensor,
+    hidden: Tensor | None,
+    k: int,
+    first: Callable[..., tuple[Tensor, Tensor]] = reduce_fused,
+) -> Ranked:
+    """Of a catalogue with a table, the first stage by one product; hidden [B, H]."""
+    exact, table, keep, lanes = catalogue
+    assert table is not None
+    scores, steps = products(table, queries, lanes)
+    if hidden is not None:
+        nothing = HIDDEN if scores.dtype == torch.int32 else -torch.inf
+        at = torch.where(hidden < len(scores), hidden, 0)  # class 0 is never listed
+        scores = scores.scatter(0, at.t(), nothing)
+    best, mass = first(scores, table.offsets, None if steps is None else table.scales, steps)
+    best, mass = best[:, : len(queries)], mass[:, : len(queries)]
+    _, groups = first_k(best.t(), keep)
+    rest = log_sum(best, mass.scatter(0, groups.t(), 0), 0)
+    return conclude(exact, queries, groups, rest[:, None], hidden, k)
+
+
+def products(table: Table, queries: Tensor, lanes: int) -> tuple[Tensor, Tensor | None]:
+    """Products of all vectors with queries [B, D], [n, B or more], and for those of int8 with int8 what one step of each query is worth."""
+    vectors, alone = table.vectors, len(queries) == 1
+    if table.scales is not None and table.scales.dtype == torch.bfloat16:  # of `model.few`
+        asked = F.pad(queries.bfloat16(), (0, vectors.shape[1] - queries.shape[1]))
+        return torch._weight_int8pack_mm(asked, vectors, table.scales).t(), None  # noqa: SLF001  # its only name
+    if vectors.dtype != torch.int8 and alone:
+        return product_alone(vectors, queries[0]), None
+    padded = queries if alone else F.pad(queries, (0, 0, 0, -len(queries) % lanes))
+    asked, steps = lay_out(padded, vectors.dtype)
+    if vectors.dtype == torch.int8:
+        return torch._int_mm(vectors, asked), steps  # noqa: SLF001  # its only name
+    return torch.mm(vectors, asked), None
 
 
 def exp_of_negative(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -49,8 +49,10 @@ class Tell(NamedTuple):
     """What is told of events, the same way each time."""
 
     of: Callable[[Heads, Seen], Told]  # heads at the newest events (T = 1); on the device, and without waiting for it
-    asked: Callable[[int], Lasting[Asked] | None]  # the same of so many events, as a part of a short pass; None where that is no better
-    apart: bool  # something is banned, of which `asked` knows nothing
+    asked: Callable[
+        [int], Lasting[Asked] | None
+    ]  # the same of so many events, for a short pass; None where that is no use
+    banned: bool  # something is, of which short passes know nothing
 
 
 class Stepper:
@@ -76,7 +78,9 @@ class Stepper:
         usual = GPU_BUCKETS if recorded else BUCKETS
         self.sizes = tuple(sorted(sizes or (rows for rows in usual if rows <= slots - recorded)))
         self.most = self.sizes[-1]
-        self._nobody = slots - 1 if recorded else 0  # or whoever has the first slot, where nothing is kept of it
+        self._nobody = (
+            slots - 1 if recorded else 0
+        )  # or whoever gets the first slot, and never looks at what is kept there
         self._model, self._pool = model, pool
         self.plain = Step(model, narrow).eval()
         self.compiled = compile_steps and model.peer is None  # torch compiles no recurrent backbone
@@ -84,6 +88,7 @@ class Stepper:
             compiled_step(self.plain, self.device) if self.compiled else self.plain
         )
         self._short = short_pass(self.plain) if self.compiled and works_on(self.device.type) else None
+        self._short_sizes: set[int] = set()  # in which it is faster
         self._asked: dict[int, Lasting[Asked] | None] = {}  # by rows
         self._asked_tell: Tell | None = None
         self._lasting_pool = Lasting(pool)
@@ -104,9 +109,7 @@ class Stepper:
                 self._each_size(lambda rows: self._step(self._nothing(rows)))
             except Exception as error:  # noqa: BLE001  # a compiler fails in many ways, and none of them matters
                 log.warning("states are kept without compiled code: %s", " ".join(str(error).split())[:200])
-                self.compiled, self.program = False, self.plain
-        for rows in () if tell.apart else self.sizes:  # of which they put something into nobody's slot
-            self._at_once(torch.stack(self._nothing(rows)), rows, tell)
+                self.compiled, self.program, self._short = False, self.plain, None
         if self.recorded:
             try:
                 self._each_size(lambda rows: self._graph(rows, tell))
@@ -116,8 +119,14 @@ class Stepper:
             clear(self._pool)
         costs: dict[int, float] = {}  # seconds per row
         self._each_size(lambda rows: costs.update({rows: self._cost(rows, tell, finish)}))
+        if self._short is not None:
+            try:
+                costs |= self._short_costs(costs, tell, finish)
+            except Exception as error:  # noqa: BLE001  # what compiles need not run
+                log.warning("passes of few events are done in parts: %s", " ".join(str(error).split())[:200])
+                self._short, self._short_sizes = None, set()
+            clear(self._pool, self._nobody)
         self.most = min(rows for rows, cost in costs.items() if cost <= 1.1 * min(costs.values()))
-        clear(self._pool, self._nobody)
 
     def run(self, columns: Numbers, tell: Tell) -> Callable[[], Told]:
         """A pass of distinct slots, an `Event` as [fields, B]: they hold one event more, and whoever asks gets its answers.
@@ -130,7 +139,8 @@ class Stepper:
         if told is None:
             last_again = np.minimum(np.arange(rows), count - 1)  # and again
             whole = columns.take(last_again, axis=1)  # each field in one piece, which indexing would not give
-            told = None if tell.apart else self._at_once(torch.from_numpy(whole), count, tell)
+            if rows in self._short_sizes and not tell.banned:
+                told = self._at_once(torch.from_numpy(whole), count, tell)
         if told is None:
             event = Event(*torch.from_numpy(whole).to(self.device).unbind(0))
             found = self._step(event)
@@ -141,7 +151,7 @@ class Stepper:
         return told
 
     def _at_once(self, columns: Tensor, count: int, tell: Tell) -> Callable[[], Told] | None:
-        """A pass as one program, an `Event` [fields, rows] of which so many count; None where that is not better."""
+        """A short pass: an `Event` [fields, rows], of which so many count. None where there is none of so many rows."""
         if self._short is None or self._short.is_plain:
             return None
         if tell is not self._asked_tell:
@@ -154,6 +164,27 @@ class Stepper:
             return None
         told = self._short(self._lasting_pool, columns, named(self._model, Event(*columns.unbind(0))), asked)
         return lambda: first(told, count) if count < rows else told
+
+    def _short_costs(
+        self, costs: Mapping[int, float], tell: Tell, finish: Callable[[Told, int], object]
+    ) -> dict[int, float]:
+        """Seconds per row of short passes, in the sizes in which they cost less than those given; something of nobody is kept then."""
+        found: dict[int, float] = {}
+        for rows in self.sizes:
+            columns, times = torch.stack(self._nothing(rows)), []
+            for _ in range(WARM_RUNS):
+                begun = time.perf_counter()
+                told = self._at_once(columns, rows, tell)
+                if told is None:
+                    break
+                finish(told(), rows)
+                times.append(time.perf_counter() - begun)
+            if times and min(times) / rows < costs[rows]:
+                found[rows] = min(times) / rows
+        if self._short is not None and self._short.is_plain:  # one that does not compile ends them all
+            found = {}
+        self._short_sizes = set(found)
+        return found
 
     def shrink(self) -> None:
         """Memory was short: passes are of the next smaller size from now on."""
@@ -241,7 +272,7 @@ class Stepper:
         return [told for _, told in results(under_way, ahead=WAYS - 1)]
 
     def _cost(self, rows: int, tell: Tell, finish: Callable[[Told, int], object]) -> float:
-        """Seconds per row of a pass without a user: the fastest of a few, in the ways that there are."""
+        """Seconds per row of a pass of which nothing is kept: the fastest of a few."""
         event, times = self._nothing(rows), []
         columns = torch.stack(event).cpu().numpy()
         for _ in range(WARM_RUNS):
@@ -252,10 +283,6 @@ class Stepper:
             else:
                 finish(self._told(tell, self._step(event)), rows)
             times.append(time.perf_counter() - begun)
-            begun = time.perf_counter()
-            if not tell.apart and (told := self._at_once(torch.from_numpy(columns), rows, tell)) is not None:
-                finish(told(), rows)
-                times.append(time.perf_counter() - begun)
         return min(times) / rows
 
 
