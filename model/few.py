@@ -1,8 +1,8 @@
 """The best of a catalogue for few queries, on a CPU, where answers may depend a little on how many are given together.
 
 Many queries share the reading of a catalogue; few of them wait for memory, and for the operations around the product, each of which
-takes as long for one query as for a hundred. So here the first stage reads int8, a quarter of float32's bytes, and all that follows the
-product is one function.
+takes as long for one query as for a hundred. So here the first stage reads int8, a quarter of float32's bytes, and both stages are one
+function.
 """
 
 from __future__ import annotations

@@ -20,9 +20,7 @@ class Table(NamedTuple):
     """A catalogue as the first stage reads it: R' rows, whole groups."""
 
     vectors: Tensor  # [R', D or more] in the precision
-    scales: (
-        Tensor | None
-    )  # [R'] what one step of an int8 row is worth: float32, or bfloat16 where queries stay bfloat16 (`model.few`)
+    scales: Tensor | None  # [R'] what one step of an int8 row is worth; float32, in `model.few` bfloat16
     offsets: Tensor  # float32 [R'] bias; -inf where a class is never listed
 
 
