@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.engine.paths import PATHS
@@ -16,6 +16,8 @@ def render(result: Mapping[str, Any], chart: str | None = None) -> str:
         parts.append(f"![Events per second of each path]({chart})")
     if result.get("throughput"):
         parts += _throughput(result["throughput"], result["taken"])
+    if result.get("latency"):
+        parts += _latency(result["latency"], result["taken"])
     for name, section in SECTIONS.items():
         if result.get(name):
             parts += section(result[name])
@@ -67,15 +69,7 @@ def _setting(result: Mapping[str, Any]) -> str:
 
 
 def _throughput(rows: list[Row], taken: Mapping[str, Any]) -> list[str]:
-    parts = ["## Rate", METHOD]
-    for threads in dict.fromkeys(row["threads"] for row in rows):
-        about = taken[f"throughput, {threads}"]
-        where = f"{about['machine']['cpu']}, {about['date'][:10]}; figures of other machines do not compare."
-        parts += [
-            f"### {_cores(threads)}",
-            where,
-            table([row for row in rows if row["threads"] == threads], THROUGHPUT),
-        ]
+    parts = ["## Rate", METHOD, *_by_cores("throughput", rows, taken, THROUGHPUT)]
     parts += ["\n".join(f"- `{path.name}`: {path.description}" for path in PATHS), FAIRNESS]
     tried = [
         {"path": row["path"], "threads": row["threads"], "dial": dial, "rates": rates}
@@ -86,12 +80,19 @@ def _throughput(rows: list[Row], taken: Mapping[str, Any]) -> list[str]:
     return [*parts, "### What was tried", "One short run each, on polls of 256 events.", table(tried, TRIED)]
 
 
-def _latency(rows: list[Row]) -> list[str]:
-    return [
-        "## Latency of one event alone",
-        "Polls of one event, after as many to warm up; all runs together.",
-        table(rows, LATENCY),
-    ]
+def _by_cores(suite: str, rows: list[Row], taken: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
+    """A table for each number of cores, with the machine on which it was measured."""
+    parts = []
+    for threads in dict.fromkeys(row["threads"] for row in rows):
+        about = taken[f"{suite}, {threads}"]
+        where = f"{about['machine']['cpu']}, {about['date'][:10]}; figures of other machines do not compare."
+        parts += [f"### {_cores(threads)}", where, table([row for row in rows if row["threads"] == threads], columns)]
+    return parts
+
+
+def _latency(rows: list[Row], taken: Mapping[str, Any]) -> list[str]:
+    about = "Polls of one event, after as many to warm up; all runs together."
+    return ["## Latency of one event alone", about, *_by_cores("latency", rows, taken, LATENCY)]
 
 
 def _hits(rows: list[Row]) -> list[str]:
@@ -150,7 +151,6 @@ def _about(result: Mapping[str, Any]) -> list[str]:
 
 
 SECTIONS: dict[str, Callable[[list[Row]], list[str]]] = {
-    "latency": _latency,
     "hits": _hits,
     "start_up": _start_up,
     "scoring": _scoring,
@@ -189,7 +189,6 @@ TRIED: list[Column] = [
 ]
 LATENCY: list[Column] = [
     ("path", _path),
-    ("cores", number("threads")),
     ("p50, ms", number("p50_ms", 2)),
     ("p99, ms", number("p99_ms", 2)),
     ("events", number("events")),
