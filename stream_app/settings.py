@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     compile: bool = Field(
         False,
         description="compile the model's steps, where a C++ compiler is on the machine: several times faster, but a worker is "
-        "ready a minute or two later the first time, and a second later from then on",
+        "ready one to six minutes later the first time (a catalogue above 20,000 items needs most), and a second later from then on",
     )
     device_timeout_s: Seconds = Field(
         120.0, description="a device silent for longer ends the worker, for whoever supervises it to start it again"
