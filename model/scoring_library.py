@@ -72,7 +72,7 @@ def of_conclude(exact: Any, queries: Any, groups: Any, rest: Any, hidden: Any, k
 
 
 def of_both_stages(catalogue: Any, queries: Any, hidden: Any, k: int) -> tuple[Any, ...]:
-    """Any catalogue of whole vector registers, and any number of queries and of hidden classes."""
+    """Any catalogue of a kind, and any number of queries and of hidden classes."""
     return of_catalogue(catalogue, k, ""), {0: QUERIES}, hidden is not None and {0: QUERIES, 1: HIDDEN}
 
 

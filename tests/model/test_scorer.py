@@ -187,7 +187,7 @@ def test_no_more_than_a_block_of_scores_exists_at_once(precision):
 def test_few_queries_are_as_many_as_have_a_block_of_scores_in_all(classes, few):
     """Where eight would have more, only one is few."""
     scorer = Scorer(*catalogue(classes, width=8), few_in_int8=True, block=1024)
-    rows = (classes + 1) // 256 * 256
+    rows = (classes + 1) // 32 * 32
     for queries in range(1, 10):
         with Largest() as largest:
             scorer.top(torch.ones(queries, 8), 10)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import torch
 
-from model.ahead_of_time import AheadOfTime, Lasting, rebuilt
+from model.ahead_of_time import AheadOfTime, Lasting, rebuilt, signature
 from model.answers import Answers
 from model.compiling import can_compile
 from model.config import NextMoveConfig
@@ -143,8 +143,8 @@ def test_several_events_are_no_short_pass_where_scores_would_leave_the_cache(mon
     assert calls == [1] * EVENTS
 
 
-def test_nor_are_more_than_a_few(monkeypatch):
-    """They are worth a helper's work, and parts of a pass can be shared."""
+def test_nor_are_more_than_a_few():
+    """They are worth a second thread's work, and a pass in parts can be shared."""
     engine = engine_of(parts_of(), buckets=(8, 9))
     calls = counted(engine)
     passes(engine, 9)
@@ -174,6 +174,21 @@ def test_a_longer_list_is_as_good():
     assert calls == [8] * EVENTS
     assert told[0].ids.shape == (8, 40)
     assert off(told, wanted) < 2e-6
+
+
+def test_what_is_asked_for_later_is_what_is_told():
+    """Nothing of what was asked for before is left: what is hidden, or the length of the list."""
+    one, other = engine_of(parts_of()), engine_of(parts_of(), short=False)
+    calls, lists = counted(one), []
+    for seen, k in ((False, 10), (True, 10), (True, 5), (False, 5), (False, 10)):
+        for engine in (one, other):
+            engine.hide(Hidden(seen=seen))
+            engine._hide()
+        told, wanted = passes(one, 1, k)[0], passes(other, 1, k)[0]
+        assert off(told, wanted) < 2e-6
+        lists.append(told[-1].ids.tolist())
+    assert lists[0] != lists[1]
+    assert len(calls) == 5 * EVENTS
 
 
 @pytest.mark.parametrize(
@@ -287,9 +302,9 @@ def test_a_model_that_knows_more_names_needs_no_new_code():
     assert kind(parts_of(5000, 20)) != kind(parts_of(5000, 20, copy=False))
 
 
-def test_what_lasts_is_looked_at_once():
+def test_what_lasts_is_looked_at_once(monkeypatch):
     """And a program gets the same tensors of it, in the same places."""
-    program, calls = [], []
+    calls, looks = [], []
 
     def add(one, both):
         return one + both[0][0] * both[0][1]
@@ -297,8 +312,12 @@ def test_what_lasts_is_looked_at_once():
     program = AheadOfTime(add, lambda one, both: ({0: None}, ({}, {})))
     program._library = lambda args, tensors: (calls.append(len(tensors)), lambda given: add(given[0], (given[1:],)))[1]
     lasting = Lasting((torch.tensor([2.0]), torch.tensor([3.0])))
+    monkeypatch.setattr(
+        "model.ahead_of_time.signature", lambda args, tensors: (looks.append(args), signature(args, tensors))[1]
+    )
     for number in (1.0, 10.0):
         assert program(torch.tensor([number]), lasting).tolist() == [number + 2 * 3]
+    assert len(looks) == 2, "one for each call, and none for what lasts"
     assert program(torch.tensor([1.0]), Lasting((torch.tensor([4.0]), torch.tensor([5.0])))).tolist() == [1 + 4 * 5]
     assert calls == [3]
     assert lasting[0][1].item() == 3

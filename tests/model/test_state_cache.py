@@ -418,6 +418,7 @@ def test_where_nothing_compiles_it_goes_without(parts, whole, monkeypatch, caplo
     engine = Engine(parts, device="cpu")
     engine.keep_states(1 << 24, buckets=(1, 4), compile_steps=True)
     assert not engine.states.stepper.compiled
+    assert engine.states.stepper._short is None, "what is longer does not compile either"
     assert "states are kept without compiled code: no C++ compiler found" in caplog.text
     windows, steps = stream(20, users=3)
     assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
