@@ -8,7 +8,8 @@ from functools import cache
 import torch
 
 from model.artifact import ArtifactError
-from model.precision import Precision
+from model.precision import Precision, lay_out, prepare
+from model.stages import multiplied
 
 WIDTH, RUNS = 128, 20
 SHAPES = {
@@ -22,6 +23,11 @@ FAILURES = (
     "CUDNN_STATUS_",
     "HIP error",
 )  # of a RuntimeError's words
+PRECISIONS: dict[torch.dtype, Precision] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.int8: "int8",
+}
 WORTH = 1.3  # times as fast: a lower precision has to be
 
 
@@ -52,13 +58,12 @@ def scoring_precision(device: str, compiled: bool) -> Precision:
     """
     found: Precision = "float32"
     best = _seconds(device, torch.float32)
-    lower: dict[Precision, torch.dtype] = {"bfloat16": torch.bfloat16, "int8": torch.int8}
-    for precision, dtype in lower.items():
+    for dtype in (torch.bfloat16, torch.int8):
         if dtype == torch.int8 and not (compiled and device == "cpu"):
             continue
         seconds = _seconds(device, dtype)
         if best > WORTH * seconds:
-            found, best = precision, seconds
+            found, best = PRECISIONS[dtype], seconds
     return found
 
 
@@ -78,12 +83,13 @@ def learns_in_bfloat16(device: str) -> bool:
 
 def _seconds(device: str, dtype: torch.dtype) -> float:
     """The fastest of a few products of the shape that scoring has."""
-    rows, columns = SHAPES[torch.device(device).type]
-    left, right = (torch.ones(shape, dtype=dtype, device=device) for shape in ((columns, WIDTH), (WIDTH, rows)))
-    multiply = torch._int_mm if dtype == torch.int8 else torch.mm  # noqa: SLF001  # its only name
+    queries, rows = SHAPES[torch.device(device).type]
+    vectors, bias, asking = (torch.ones(shape, device=device) for shape in ((rows, WIDTH), (rows,), (queries, WIDTH)))
+    table = prepare(vectors, bias, PRECISIONS[dtype])
+    asked, _ = lay_out(asking, table)
     times = []
     for _ in range(RUNS):
         begun = time.perf_counter()
-        multiply(left, right)[0, 0].item()  # waits for the device
+        multiplied(table, asked, queries)[0, 0].item()  # waits for the device
         times.append(time.perf_counter() - begun)
     return min(times)

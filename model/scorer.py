@@ -20,14 +20,16 @@ from torch import Tensor
 
 from model.few import MOST as FEW
 from model.few import Few
-from model.precision import Precision, lay_out, prepare
+from model.precision import Precision, by_qlinear, lay_out, prepare
 from model.scoring_library import compile_for, compiled_product, of_choose, of_conclude, of_dot, of_rank, of_reduce
 from model.stages import (
     BLOCK_CELLS,
     GROUP,
+    NOTHING,
     SQUARE,
     Catalogued,
     Exact,
+    HiddenInOrder,
     Ranked,
     choose,
     conclude,
@@ -113,10 +115,11 @@ class Scorer:
         self._rank = compile_for(kind, rank, of_rank) if compiled else rank
         self._dot = compile_for(kind, dot, of_dot) if compiled and kind == "cpu" else dot
         self._few: Few | None = None
-        if few_in_int8 and precision != "int8" and kind == "cpu" and len(bias) > max(SHORT, 2 * GROUP):
-            self._few = Few(self._exact, compiled=compiled)
-        narrow = self._table.vectors.dtype == torch.int8  # whose product reads the table as fast as memory gives it
-        self._multiply_alone = compiled_product(kind, product_alone) if compiled and not narrow else None
+        by = self._table.product
+        wanted = by == "qlinear" or (few_in_int8 and by == "mm")  # `int_mm` reads the table as fast as memory gives it
+        if wanted and kind == "cpu" and len(bias) > max(SHORT, 2 * GROUP):
+            self._few = Few(self._exact, self._table, compiled=compiled)
+        self._multiply_alone = compiled_product(kind, product_alone) if compiled and by == "mm" else None
 
     @property
     def device(self) -> torch.device:
@@ -127,7 +130,8 @@ class Scorer:
     def bytes(self) -> int:
         """Memory held, that of the shared vectors included."""
         of_few = () if self._few is None else self._few.own
-        held = {each.data_ptr(): each.nbytes for each in (*self._table, *self._exact, *of_few) if each is not None}
+        tensors = (each for each in (*self._table, *self._exact, *of_few) if isinstance(each, Tensor))
+        held = {each.data_ptr(): each.nbytes for each in tensors}
         return sum(held.values())
 
     @torch.inference_mode()
@@ -191,6 +195,8 @@ class Scorer:
             return Catalogued(exact, None, 0, 1)
         if self._few is not None and queries <= self._few.most:
             return self._few.catalogued(k)
+        if table.product == "qlinear":
+            return None
         lanes = 1 if queries == 1 else LANES
         if queries > 1 and (queries + -queries % lanes) * len(table.vectors) > BLOCK_CELLS:
             return None
@@ -252,25 +258,34 @@ class Scorer:
 
     def _blocks(self, queries: Tensor, hidden: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         """What `reduce` says about each block, [n / GROUP, B] each."""
-        vectors, scales, offsets = self._table
+        vectors, scales, offsets, product, _ = self._table
         alone = self._multiply_alone if len(queries) == 1 else None
         if alone is not None and alone.is_plain:
             alone = None
-        asked, steps = (queries[0], None) if alone is not None else lay_out(queries, vectors.dtype)
+        asked, steps = (queries[0], None) if alone is not None else lay_out(queries, self._table)
         most, cells = self._block_alone if len(queries) == 1 else self._block, BLOCK_CELLS * self._room
         size = min(most, max(LEAST, cells // max(1, len(queries)) // (2 * GROUP) * (2 * GROUP)))
-        kind = torch.int32 if vectors.dtype == torch.int8 else asked.dtype
-        scratch = asked.new_empty((min(size, len(vectors)) + 2, len(queries)), dtype=kind)  # first and last for nobody
-        multiply = torch._int_mm if kind == torch.int32 else torch.mm  # noqa: SLF001  # its only name
-        for begin in range(0, len(vectors), size):
+        blocks = range(0, len(vectors), size)
+        in_order = None
+        if hidden is not None and queries.device.type == "cpu":
+            in_order, hidden = HiddenInOrder(hidden, len(queries), blocks), None
+        kind = torch.int32 if product == "int_mm" else asked.dtype
+        room = 0 if product == "qlinear" else min(size, len(vectors)) + 2  # the first and the last for nobody
+        scratch = queries.new_empty((room, len(queries)), dtype=kind)
+        multiply = torch._int_mm if product == "int_mm" else torch.mm  # noqa: SLF001  # its only name
+        for begin in blocks:
             part = slice(begin, begin + size)
             scores = scratch[1 : len(vectors[part]) + 1]
-            if alone is not None:
+            if product == "qlinear":  # which has memory of its own
+                scores = by_qlinear(vectors[part], asked, len(queries))
+            elif alone is not None:
                 scores.copy_(alone(vectors[part], asked))
             else:
                 multiply(vectors[part], asked, out=scores)
+            if in_order is not None:
+                in_order.hide(scores, begin, NOTHING[product])
             if hidden is not None:
-                hide(scratch, hidden.t() - (begin - 1), len(scores))
+                hide(scratch, hidden.t() - (begin - 1), len(scores), NOTHING[product])
             yield self._reduce(scores, offsets[part], None if scales is None else scales[part], steps)
 
 

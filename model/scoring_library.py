@@ -83,7 +83,7 @@ def of_catalogue(catalogue: Any, k: int, of: str) -> tuple[Any, ...]:
     if table is None:
         return exact, None
     pairs = {0: Size(f"{of}pairs", least=catalogue.keep, multiple=2 * GROUP)}
-    return exact, (pairs, table.scales is not None and pairs, pairs)
+    return exact, (pairs, table.scales is not None and pairs, pairs, table.product, table.ones is not None and pairs)
 
 
 def of_rank(exact: Any, queries: Any, hidden: Any, k: int) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ import torch
 from model import devices
 from model.artifact import ArtifactError
 from model.devices import choose_device, fastest_dtype, has_failed, learns_in_bfloat16, scoring_precision
+from model.precision import product_of_int8
 
 
 def test_without_a_gpu_it_is_the_cpu(monkeypatch):
@@ -51,6 +52,25 @@ def test_a_gpu_is_asked_whether_it_has_bfloat16_and_a_cpu_is_measured(monkeypatc
     for fastest, wanted in ((torch.bfloat16, True), (torch.float32, False)):
         monkeypatch.setattr(devices, "fastest_dtype", lambda device, fastest=fastest: fastest)
         assert learns_in_bfloat16("cpu") is wanted
+
+
+@pytest.mark.parametrize(
+    ("vectors", "sums_of_four", "has_onednn", "wanted"),
+    [
+        ("AVX2", False, True, "qlinear"),
+        ("AVX512", False, True, "qlinear"),
+        ("AVX512", True, True, "int_mm"),
+        ("AVX2", False, False, "int_mm"),
+        ("DEFAULT", False, True, "int_mm"),
+    ],
+)
+def test_int8_is_multiplied_as_the_processor_can(monkeypatch, vectors, sums_of_four, has_onednn, wanted):
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: vectors)
+    monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: sums_of_four)
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: has_onednn)
+    product_of_int8.cache_clear()
+    assert product_of_int8() == wanted
+    product_of_int8.cache_clear()
 
 
 def test_it_is_measured():

@@ -11,7 +11,17 @@ from torch.utils._pytree import tree_leaves
 from model.scorer import SHORT, Scorer
 from model.stages import BLOCK_CELLS, GROUP, Ranked
 
-PRECISIONS = ["float32", "bfloat16", "int8"]
+PRECISIONS = ["float32", "bfloat16", "int_mm", "qlinear"]
+of_each_precision = pytest.mark.parametrize("precision", PRECISIONS, indirect=True)
+
+
+@pytest.fixture
+def precision(request, monkeypatch):
+    """One that a scorer has; int8 with either product, whatever this processor has instructions for."""
+    if request.param in ("float32", "bfloat16", "int8"):
+        return request.param
+    monkeypatch.setattr("model.precision.product_of_int8", lambda: request.param)
+    return "int8"
 
 
 def plain(vectors, bias, queries, k, banned=(), hidden=None):
@@ -90,7 +100,7 @@ def test_any_number_of_queries_fits_into_whole_groups():
         torch.testing.assert_close(ranked.log_total, everything[2][:rows].float(), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@of_each_precision
 def test_what_is_listed_has_its_exact_logit_whatever_the_batch(precision):
     vectors, bias, queries = learned(5000, 40)
     scorer = Scorer(vectors, bias, precision=precision)
@@ -110,7 +120,11 @@ def test_bfloat16_lists_the_same_where_gaps_are_larger_than_its_rounding():
     assert torch.equal(ranked.classes, plain(vectors, bias, queries, 10)[1])
 
 
-@pytest.mark.parametrize(("precision", "recall", "error"), [("bfloat16", 0.999, 5e-3), ("int8", 0.98, 2e-2)])
+@pytest.mark.parametrize(
+    ("precision", "recall", "error"),
+    [("bfloat16", 0.999, 5e-3), ("int_mm", 0.98, 2e-2), ("qlinear", 0.98, 2e-2)],
+    indirect=["precision"],
+)
 def test_low_precision_finds_nearly_all_and_nearly_the_total(precision, recall, error):
     vectors, bias, queries = learned(20_000, 64)
     ranked = Scorer(vectors, bias, precision=precision).top(queries, 10)
@@ -120,7 +134,7 @@ def test_low_precision_finds_nearly_all_and_nearly_the_total(precision, recall, 
     torch.testing.assert_close(ranked.log_total, total.float(), atol=error, rtol=0)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@of_each_precision
 def test_hidden_and_banned_classes_are_neither_listed_nor_counted(precision):
     """The whole head of the list is taken away, and with it nearly all of the total."""
     vectors, bias, queries = learned(5000, 20)
@@ -145,7 +159,7 @@ def test_where_all_but_some_are_hidden_the_list_ends_early():
     torch.testing.assert_close(ranked.log_total[0], left.logsumexp(0))
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@of_each_precision
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
 def test_a_query_that_is_not_finite_has_no_answer_and_its_neighbours_do(precision, broken):
     vectors, bias, queries = learned(500, 3)
@@ -173,7 +187,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@of_each_precision
 def test_no_more_than_a_block_of_scores_exists_at_once(precision):
     vectors, bias = catalogue(200_000, width=8)
     scorer = Scorer(vectors, bias, precision=precision, block=1024)
@@ -198,12 +212,16 @@ def test_few_queries_are_as_many_as_have_a_block_of_scores_in_all(classes, few):
 
 
 @pytest.mark.parametrize("few", [False, True])
-@pytest.mark.parametrize(("precision", "per_number"), [("float32", 4), ("bfloat16", 4 + 2), ("int8", 4 + 1)])
+@pytest.mark.parametrize(
+    ("precision", "per_number"),
+    [("float32", 4), ("bfloat16", 4 + 2), ("int_mm", 4 + 1), ("qlinear", 4 + 1 + 1)],
+    indirect=["precision"],
+)
 def test_memory_held(precision, per_number, few):
     vectors, bias = catalogue(10_239, width=128)
     held = Scorer(vectors, bias, precision=precision, few_in_int8=few).bytes
     per_number += few and precision != "int8"  # of which few queries need no table of their own
-    assert 10_240 * 128 * per_number <= held <= 10_240 * (128 * per_number + 14)
+    assert 10_240 * 128 * per_number <= held <= 10_240 * (128 * per_number + 14)  # scales, ones, two biases
 
 
 def test_the_vectors_are_shared_not_copied():
@@ -211,8 +229,12 @@ def test_the_vectors_are_shared_not_copied():
     assert Scorer(vectors, bias)._exact.vectors.data_ptr() == vectors.data_ptr()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_one_query_is_told_the_same_as_among_many(precision):
+@pytest.mark.parametrize(
+    ("precision", "digits"),
+    [("float32", 1e-5), ("bfloat16", 1e-4), ("int_mm", 1e-4), ("qlinear", 1e-5)],
+    indirect=["precision"],
+)
+def test_one_query_is_told_the_same_as_among_many(precision, digits):
     """Up to the last digits, unless few in int8 are wanted: a record that comes again is answered as the first time."""
     vectors, bias, queries = learned(20_100, 40)
     scorer = Scorer(vectors, bias, precision=precision)
@@ -220,13 +242,13 @@ def test_one_query_is_told_the_same_as_among_many(precision):
     alone = Ranked(*map(torch.cat, zip(*(scorer.top(one, 10) for one in queries.split(1)), strict=True)))
     assert torch.equal(alone.classes, many.classes)
     torch.testing.assert_close(alone.logits, many.logits, atol=1e-5, rtol=0)
-    torch.testing.assert_close(alone.log_total, many.log_total, atol=1e-5 if precision == "float32" else 1e-4, rtol=0)
+    torch.testing.assert_close(alone.log_total, many.log_total, atol=digits, rtol=0)
 
 
-FEW = [(1, "float32"), (8, "float32"), (1, "bfloat16"), (3, "bfloat16"), (1, "int8")]
+FEW = [(1, "float32"), (8, "float32"), (1, "bfloat16"), (3, "bfloat16"), (1, "int_mm"), (1, "qlinear"), (5, "qlinear")]
 
 
-@pytest.mark.parametrize(("rows", "precision"), FEW)
+@pytest.mark.parametrize(("rows", "precision"), FEW, indirect=["precision"])
 @pytest.mark.parametrize("width", [64, 50])
 def test_few_queries_find_nearly_all_and_nearly_the_total(rows, precision, width):
     """Also where a vector fills no whole registers; what is listed has its exact logit."""
@@ -242,7 +264,7 @@ def test_few_queries_find_nearly_all_and_nearly_the_total(rows, precision, width
     torch.testing.assert_close(ranked.logits, scorer.logits(queries, ranked.classes), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("rows", "precision"), FEW)
+@pytest.mark.parametrize(("rows", "precision"), FEW, indirect=["precision"])
 def test_of_few_queries_hidden_and_banned_classes_are_neither_listed_nor_counted(rows, precision):
     """Among the whole squares, and among the classes behind them, from 4,864 on."""
     vectors, bias, queries = learned(5000, rows)
@@ -260,7 +282,7 @@ def test_of_few_queries_hidden_and_banned_classes_are_neither_listed_nor_counted
     torch.testing.assert_close(ranked.log_total, total.float(), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize(("rows", "precision"), FEW)
+@pytest.mark.parametrize(("rows", "precision"), FEW, indirect=["precision"])
 def test_for_few_queries_a_ban_that_comes_later_holds_in_all_groups(rows, precision):
     """More heavy classes than groups are looked into, each in a group of its own; then they are back."""
     vectors, bias, queries = learned(5000, rows)
@@ -275,7 +297,7 @@ def test_for_few_queries_a_ban_that_comes_later_holds_in_all_groups(rows, precis
         torch.testing.assert_close(ranked.log_total, total.float(), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize(("rows", "precision"), FEW)
+@pytest.mark.parametrize(("rows", "precision"), FEW, indirect=["precision"])
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
 def test_of_few_queries_one_that_is_not_finite_has_no_answer_and_its_neighbours_do(rows, precision, broken):
     vectors, bias, queries = learned(5000, rows)
@@ -299,6 +321,7 @@ def test_of_few_queries_one_that_is_not_finite_has_no_answer_and_its_neighbours_
         ("float32", 4 * SHORT, 5, True, 40),
         ("bfloat16", SHORT + 1000, 1, True, 1000),
     ],
+    indirect=["precision"],
 )
 def test_compiled_says_the_same(precision, classes, most, in_int8, k, caplog):
     """For many queries, for few, and for one, which has code of its own."""

@@ -46,9 +46,13 @@ class NotCompiled(ShortPass):
 def engine_of(parts, *, precision="float32", short=True, few=False, limit=1 << 23, **options):
     """An engine that has short passes, not compiled, or none."""
     engine = Engine(parts, device="cpu")
-    engine._answers = Answers(
-        engine._model, engine.vocabulary, engine.calibration, precision=precision, few_in_int8=few
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        if precision in ("int_mm", "qlinear"):  # whatever this processor has instructions for
+            patch.setattr("model.precision.product_of_int8", lambda product=precision: product)
+            precision = "int8"
+        engine._answers = Answers(
+            engine._model, engine.vocabulary, engine.calibration, precision=precision, few_in_int8=few
+        )
     engine.keep_states(limit, **{"buckets": (1, 8), **options})
     stepper = engine.states.stepper
     assert not stepper._short_sizes
@@ -97,7 +101,8 @@ def alike(kept, wanted, slots=...):
     [
         {},
         {"precision": "bfloat16"},
-        {"precision": "int8"},
+        {"precision": "int_mm"},
+        {"precision": "qlinear"},
         {"few": True},
         {"dtype": torch.bfloat16},
         {"seen": True},
