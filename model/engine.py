@@ -50,6 +50,8 @@ BATCH = 128  # windows per pass: more would only leave the cache
 STRANGER = 1 << 62  # identity of no name
 GOLDEN_TOP_K = 10
 GOLDEN_TOLERANCE = 1e-3  # between machines and devices; the same machine gives 1e-6
+# The share by which a catalogue that is scored in fewer digits than the golden answers' may move what is listed: .007 was seen at most
+GOLDEN_SPARED = 0.02
 
 
 class Engine:
@@ -139,7 +141,9 @@ class Engine:
             answers = self._answer([one.window for one in golden], GOLDEN_TOP_K)
         except NotFinite:
             raise ArtifactError(f"model {self.version} answers with numbers that are not finite") from None
-        worst = max((difference(one.forecast, answer) for one, answer in zip(golden, answers, strict=True)), default=0)
+        spared = 0 if self.precision == "float32" else GOLDEN_SPARED
+        pairs = zip((one.forecast for one in golden), answers, strict=True)
+        worst = max((difference(*pair, spared=spared) for pair in pairs), default=0)
         if not worst <= GOLDEN_TOLERANCE:
             raise ArtifactError(
                 f"model {self.version} does not reproduce its golden answers on {self.device}: off by {worst:.2g}"

@@ -34,7 +34,7 @@ class Few:
 
     @property
     def own(self) -> tuple[Tensor, ...]:
-        """What is in memory for few queries alone."""
+        """What is in memory for few queries, scales that they may share with many."""
         vectors, scales, _, _, ones = self._table
         return tuple(each for each in (vectors, scales, ones) if each is not None)
 

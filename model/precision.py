@@ -33,7 +33,7 @@ class Table(NamedTuple):
     """A catalogue as the first stage reads it: R' rows, whole groups.
 
     `product` is how it is multiplied: by `torch.mm`; in int8 by torch's `_int_mm` or by oneDNN's `qlinear_pointwise`, exactly; or for few
-    queries by `_weight_int8pack_mm`, whose sums come in bfloat16.
+    queries by `_weight_int8pack_mm`, whose sums come in bfloat16. Exact up to a width of 2,096, which is where sums reach 2²⁴.
     """
 
     vectors: Tensor  # [R', D or more] in the precision
@@ -45,10 +45,20 @@ class Table(NamedTuple):
 
 @cache
 def product_of_int8() -> Product:
-    """The one that this processor has instructions for, where it has any."""
+    """The one that this processor has instructions for, where it has any: `qlinear` where that is seen to be exact."""
     has_vectors = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
     has_sums_of_four = torch.cpu._is_vnni_supported()  # noqa: SLF001  # its only name in all versions
-    return "qlinear" if has_vectors and not has_sums_of_four and torch.backends.mkldnn.is_available() else "int_mm"  # type: ignore[no-untyped-call]
+    may_be = has_vectors and not has_sums_of_four and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return "qlinear" if may_be and _is_exact() else "int_mm"
+
+
+def _is_exact() -> bool:
+    """Whether `qlinear` sums the largest numbers that there are, of one sign and the other, without loss."""
+    rows = torch.tensor([[MOST_OF_PAIRS], [-MOST_OF_PAIRS]], dtype=torch.int8).expand(2, 128).repeat(64, 1)
+    queries = torch.tensor([[MOST], [-MOST]], dtype=torch.int8).expand(2, 128).repeat(32, 1)
+    asked = torch.ops.onednn.qlinear_prepack(queries, None)
+    sums = by_qlinear((rows + ZERO).view(torch.uint8), asked, len(queries))
+    return torch.equal(sums, rows.float() @ queries.float().t())
 
 
 def prepare(vectors: Tensor, offsets: Tensor, precision: Precision) -> Table:

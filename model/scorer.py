@@ -71,10 +71,10 @@ class Scorer:
     may ask at once, and nobody while it is told what to ban.
 
     `precision` is that of the first stage: a list of lower precision may miss a class whose logit is level with the k-th
-    to within the rounding. With `few_in_int8` a few queries on a CPU are given int8 in any precision, so that what is said to a
-    query depends a little on how many it comes with (`model.few`). `banned` classes are neither listed nor counted. With
-    `compiled`, what follows the product is fused, and so is the product of a query that comes alone, in float32 but in int8, which
-    needs a C++ compiler on the machine.
+    to within the rounding. A few queries on a CPU are given a table in int8 of their own (`model.few`) where int8 is multiplied by
+    `qlinear`, and are told the same; and with `few_in_int8` in float32 and bfloat16 too, so that what is said to a query then depends a
+    little on how many it comes with. `banned` classes are neither listed nor counted. With `compiled`, what follows the product is
+    fused, and so is the product of a query that comes alone in float32 or bfloat16, which needs a C++ compiler on the machine.
     """
 
     def __init__(

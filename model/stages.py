@@ -151,10 +151,11 @@ class HiddenInOrder:
 def reduce(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
     """Each group's largest logit and Σ exp relative to it, [n / GROUP, B]; scores [n, B], offsets and scales [n], steps [B].
 
-    Scores are overwritten where they are float32 already.
+    Scores are overwritten where they are float32 and no sums of int8's.
     """
-    logits = scores.float()
-    if scales is not None and steps is not None:
+    if scales is None or steps is None:
+        logits = scores.float()
+    else:
         logits = in_bfloat16(scores).mul_(scales[:, None]).mul_(steps)
     if scores.dtype == torch.int32:
         logits.masked_fill_(scores == HIDDEN, -torch.inf)
@@ -165,9 +166,8 @@ def reduce(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor
 
 def reduce_fused(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:
     """The same for a compiler, which makes one loop of it; nothing is overwritten."""
-    logits = scores.float()
-    if scales is not None and steps is not None:
-        logits = in_bfloat16(scores) * (scales[:, None] * steps)
+    worth = None if scales is None or steps is None else scales[:, None] * steps
+    logits = scores.float() if worth is None else in_bfloat16(scores) * worth
     if scores.dtype == torch.int32:
         logits = torch.where(scores == HIDDEN, -torch.inf, logits)
     grouped = (logits + offsets[:, None]).view(len(scores) // GROUP, GROUP, scores.shape[1])
@@ -176,7 +176,7 @@ def reduce_fused(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: 
 
 
 def in_bfloat16(scores: Tensor) -> Tensor:
-    """Sums of products of int8 numbers as float32; if that is what they are, rounded as those are that few queries get.
+    """Sums of products of int8 numbers as float32; if they are that already, rounded as those are that few queries get.
 
     To eight bits, ties to even, by sums alone (T. J. Dekker, "A floating-point technique for extending the available precision",
     1971), which a compiler makes vectors of; conversions there and back it leaves out. Each sum is of less than 2²⁴, and is the same

@@ -59,8 +59,9 @@ class Settings(BaseSettings):
     )
     few_in_int8: bool = Field(
         False,
-        description="on a CPU, answer up to eight events that come together from a copy in int8 of a catalogue of more than 20,000 "
-        "items (a byte more per number): one takes about .6 of the time, four .8, but a record that comes again may be answered a little differently",
+        description="on a CPU that does not score a catalogue of more than 20,000 items in int8 anyway, answer up to eight events that come "
+        "together from a copy in int8 (a byte more per number): one takes about .6 of the time, four .8, but a record that comes again may be "
+        "answered a little differently",
     )
     compile: bool = Field(
         False,

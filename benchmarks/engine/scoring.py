@@ -148,7 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--block", type=int, default=BLOCK)
     parser.add_argument("--hidden", type=int, default=0, help="classes hidden from each query")
-    parser.add_argument("--few-in-int8", action="store_true", help="batches of up to eight in int8")
+    parser.add_argument(
+        "--few-in-int8", action="store_true", help="batches of up to eight in int8, whatever the precision"
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     compiled = [word == "yes" for word in options.compiled]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model import devices
+from model import devices, precision
 from model.artifact import ArtifactError
 from model.devices import choose_device, fastest_dtype, has_failed, learns_in_bfloat16, scoring_precision
 from model.precision import product_of_int8
@@ -68,9 +68,20 @@ def test_int8_is_multiplied_as_the_processor_can(monkeypatch, vectors, sums_of_f
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: vectors)
     monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: sums_of_four)
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: has_onednn)
-    product_of_int8.cache_clear()
-    assert product_of_int8() == wanted
-    product_of_int8.cache_clear()
+    assert product_of_int8.__wrapped__() == wanted
+
+
+def test_a_product_that_loses_something_is_not_taken(monkeypatch):
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: False)
+    assert product_of_int8.__wrapped__() == "qlinear"
+    exact = precision.by_qlinear
+    for limit, wanted in (
+        (2 * 63 * 127, "qlinear"),
+        (2 * 63 * 127 - 1, "int_mm"),
+    ):  # of sums of pairs, as 16 bits have one
+        monkeypatch.setattr(precision, "by_qlinear", lambda *of, most=64 * limit: exact(*of).clamp(min=-most, max=most))
+        assert product_of_int8.__wrapped__() == wanted
 
 
 def test_it_is_measured():

@@ -267,6 +267,29 @@ def test_a_model_of_no_numbers_is_refused_at_load(model_directory):
         engine.check_golden()
 
 
+@pytest.mark.parametrize(
+    ("precision", "factor", "refused"),
+    [("float32", 1.015, True), ("int8", 1.015, False), ("int8", 1.1, True), ("int8", 1.0, False)],
+)
+def test_a_model_is_not_refused_for_the_digits_of_its_scoring(model_directory, precision, factor, refused):
+    """Golden answers are float32's, and what a long catalogue comes to in int8 is off by a share of a percent."""
+    parts = artifact.load(model_directory)
+    engine = Engine(parts, device="cpu")
+    engine.check_golden()
+    engine.precision = precision
+    likely = 0
+    for one in parts.manifest.golden:
+        for item in one.forecast.next_items:
+            likely = max(likely, item["probability"])
+            item["probability"] *= factor
+    assert likely > 0.1  # so that a hundredth of it is more than the tolerance
+    if refused:
+        with pytest.raises(ArtifactError, match="does not reproduce its golden answers"):
+            engine.check_golden()
+    else:
+        engine.check_golden()
+
+
 def test_what_is_hidden_is_not_listed_and_the_rest_is_as_it_was(model_directory):
     engine = Engine.load(model_directory, device="cpu")
     windows = list(random_windows(60, engine, seed=5))

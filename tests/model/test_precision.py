@@ -69,24 +69,22 @@ def test_a_compiler_rounds_as_well():
     torch.testing.assert_close(mass, torch.ones(32, 40), atol=2e-6, rtol=0)  # 15 times 1e-7
 
 
-@given(st.data(), st.integers(1, 5), st.integers(1, 7))
-def test_what_is_hidden_in_order_is_what_is_hidden(data, queries, blocks):
-    """Block by block, by either way; 0 is nobody, and what lies behind the last block is looked into elsewhere."""
-    size, rows = 32, 32 * blocks
-    hidden = torch.tensor(
-        data.draw(
-            st.lists(st.lists(st.integers(0, rows + 20), min_size=4, max_size=4), min_size=queries, max_size=queries)
-        )
-    )
-    wanted = torch.zeros(rows, queries)
-    for query, classes in enumerate(hidden.tolist()):
-        wanted[[each for each in classes if 0 < each < rows], query] = -1
-    in_order, found, other = HiddenInOrder(hidden, queries, range(0, rows, size)), [], []
+@given(st.data(), st.integers(1, 5), st.integers(0, 2), st.integers(0, 5), st.integers(1, 7))
+def test_what_is_hidden_in_order_is_what_is_hidden(data, queries, padding, each, pairs):
+    """Block by block, by either way; 0 is nobody, and what lies behind the last block, which may be short, is looked into elsewhere."""
+    size, rows, columns = 64, 32 * pairs, queries + padding
+    classes = st.lists(st.integers(0, rows + 20), min_size=each, max_size=each)
+    hidden = torch.tensor(data.draw(st.lists(classes, min_size=queries, max_size=queries)), dtype=torch.long)
+    wanted = torch.zeros(rows, columns)
+    for query, names in enumerate(hidden.tolist()):
+        wanted[[one for one in names if 0 < one < rows], query] = -1
+    in_order, found, other = HiddenInOrder(hidden, columns, range(0, rows, size)), [], []
     for begin in range(0, rows, size):
-        found.append(torch.zeros(size, queries))
+        part = len(wanted[begin : begin + size])
+        found.append(torch.zeros(part, columns))
         in_order.hide(found[-1], begin, -1)
-        scratch = torch.zeros(size + 2, queries)
-        hide(scratch, hidden.t() - (begin - 1), size, -1)
+        scratch = torch.zeros(part + 2, columns)
+        hide(scratch, hidden.t() - (begin - 1), part, -1)
         other.append(scratch[1:-1])
     other[0][0] = 0  # class 0 is never listed, so nobody asks whether it is hidden
     assert torch.cat(found).tolist() == wanted.tolist()

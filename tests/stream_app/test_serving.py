@@ -59,7 +59,7 @@ def test_states_are_kept_in_the_precision_of_the_settings(
 
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_few_events_are_given_int8_only_where_that_is_wanted(
+def test_the_setting_for_few_events_is_the_engines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
 ) -> None:
     asked = []
