@@ -18,7 +18,7 @@ from model.calibration import Calibration
 from model.conclusion import Conclude, Fixed, Seen, compiled_conclude, conclude, fixed
 from model.features import Batch
 from model.forecast import Category, Forecast, Item
-from model.hiding import Hidden, banned
+from model.hiding import Hidden, among, banned, barred
 from model.mixing import distribution, listing, ranking, scored, table
 from model.network import Heads, NextMoveModel
 from model.precision import Precision
@@ -101,8 +101,8 @@ class Answers:
             categories = scored(heads.categories, seen.category_ids, self._categories, k, None)
         return self._conclude(heads, seen, hidden, items, categories, self._fixed_of(k), k)
 
-    def asked(self, rows: int, k: int) -> Lasting[Asked] | None:
-        """What `tell` says about so many windows, what is banned aside, for a program that it is a part of; None where that is no use."""
+    def asked(self, rows: int, k: int, strangers: Tensor) -> Lasting[Asked] | None:
+        """What `tell` says about so many windows, for a program that it is a part of; None where that is no use. Strangers as there."""
         if not self._may_be_asked:
             return None
         items, categories = self._items.scorer.in_one_piece(rows, k), None
@@ -113,7 +113,13 @@ class Answers:
         given, hide = self._fixed_of(k), self.hidden.seen
         if not self._model.config.copy:  # nobody asks what is barred, and scoring alone has to know what is hidden
             given, hide = given._replace(items=given.items._replace(barred=None)), False
-        return Lasting(Asked(items, categories, given, hide, k))
+        out = barred(
+            self._items.banned,
+            *self._items.scorer.banned,
+            len(self._items.popularity),
+            strangers.to(self._model.device),
+        )
+        return Lasting(Asked(items, categories, given, out, hide, k))
 
     def forecasts(self, told: Told, items: Names, categories: Names) -> list[Forecast]:
         """One per window, in order, of answers on the host. Raises NotFinite."""
@@ -152,8 +158,7 @@ class Answers:
             return torch.ones_like(ids, dtype=torch.bool)
         if strangers is None or not len(strangers):
             return None
-        places = torch.searchsorted(strangers, ids).clamp(max=len(strangers) - 1)
-        return strangers[places] == ids
+        return among(strangers, ids)
 
     def _fixed_of(self, k: int) -> Fixed:
         """What lists of k depend on besides the windows."""

@@ -30,7 +30,7 @@ from model.features import Batch, Ints, encode, pad
 from model.few import MOST as FEW
 from model.forecast import Forecast, difference
 from model.helper import SHARED, Helper, results
-from model.hiding import Hidden
+from model.hiding import NOBODY, Hidden
 from model.network import NextMoveModel
 from model.passes import spans
 from model.precision import Precision
@@ -47,7 +47,6 @@ __all__ = ["ArtifactError", "Engine", "Forecast", "NotFinite"]
 
 LONG = 20_000  # items: a catalogue that is worth a lower precision and compiled code
 BATCH = 128  # windows per pass: more would only leave the cache
-STRANGER = 1 << 62  # identity of no name
 GOLDEN_TOP_K = 10
 GOLDEN_TOLERANCE = 1e-3  # between machines and devices; the same machine gives 1e-6
 # The share by which a catalogue that is scored in fewer digits than the golden answers' may move what is listed: .007 was seen at most
@@ -258,7 +257,7 @@ class Engine:
             )
             self._hide()
             if bans_change and self._strangers_matter:  # the next list may have some, or none any more
-                other = [] if self._answers.strangers else [STRANGER]
+                other = [] if self._answers.strangers else [NOBODY]
                 self.states.warm(self._teller(self.top_k, self._identities(other)), self._finish)
             self.states.warm(self._tell(self.top_k), self._finish)
 
@@ -325,8 +324,7 @@ class Engine:
         answers = self._answers
         return Tell(
             of=lambda heads, seen: answers.tell(heads, seen, k, unwanted),
-            asked=lambda rows: answers.asked(rows, k),
-            banned=bool(answers.hidden.banned),
+            asked=lambda rows: answers.asked(rows, k, unwanted),
         )
 
     @torch.inference_mode()

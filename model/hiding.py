@@ -14,6 +14,8 @@ from torch import Tensor
 
 from model.vocabulary import Catalogue
 
+NOBODY = 1 << 62  # identity of no name
+
 
 class Hidden(NamedTuple):
     """What whoever runs the model wants not to see."""
@@ -36,6 +38,33 @@ class Banned(NamedTuple):
     def most_popular(self, k: int) -> Tensor:
         """The k first classes that are not banned, [k]; 0 where there are fewer."""
         return F.pad(self.others[:k], (0, k - len(self.others[:k])))
+
+
+class Barred(NamedTuple):
+    """What is not to be listed, for a program that takes any number H' ≥ 2 of classes and S' ≥ 2 of names."""
+
+    vectors: Tensor  # [H', D]
+    bias: Tensor  # [H']; -inf where there is no class
+    places: Tensor  # int64 [N + 1] where among these each class is; H' for all others
+    strangers: Tensor  # int64 [S'] rising: identities beyond the vocabulary
+
+
+def barred(found: Banned | None, vectors: Tensor, bias: Tensor, rows: int, strangers: Tensor) -> Barred:
+    """Banned classes of a catalogue of so many rows, with their vectors [H, D] and bias [H], and identities [S] beyond it."""
+    missing = max(0, 2 - len(bias))
+    places = bias.new_zeros(rows, dtype=torch.int64) if found is None else found.places
+    return Barred(
+        vectors=F.pad(vectors, (0, 0, 0, missing)),
+        bias=F.pad(bias, (0, missing), value=-torch.inf),
+        places=torch.where(places < len(bias), places, max(2, len(bias))),
+        strangers=F.pad(strangers, (0, max(0, 2 - len(strangers))), value=NOBODY),
+    )
+
+
+def among(strangers: Tensor, ids: Tensor) -> Tensor:
+    """Which of these identities are among those, int64 [S], rising, of which there is at least one; bool of the same shape as ids."""
+    places = torch.searchsorted(strangers, ids).clamp(max=len(strangers) - 1)
+    return strangers[places] == ids
 
 
 def banned(names: Collection[str], catalogue: Catalogue, device: torch.device) -> Banned:

@@ -31,6 +31,7 @@ from model.stages import (
     Exact,
     HiddenInOrder,
     Ranked,
+    banned_mass,
     choose,
     conclude,
     dot,
@@ -153,6 +154,11 @@ class Scorer:
         allowed[F.pad(classes.long(), (1, 0))] = -torch.inf
         self._banned = vectors[classes], bias[classes]
 
+    @property
+    def banned(self) -> tuple[Tensor, Tensor]:
+        """Vectors [H, D] and bias [H] of the classes that `ban` was told."""
+        return self._banned
+
     @torch.inference_mode()
     def banned_mass(self, queries: Tensor, without: Tensor | None = None) -> Tensor:
         """Log Σ exp over the classes that `ban` was told, without those at the places [B, L] of its list (H: none); [B]."""
@@ -160,11 +166,7 @@ class Scorer:
         masses, step = [], max(1, BLOCK_CELLS * self._room // max(1, len(bias)))
         for begin in range(0, len(queries), step):
             part = slice(begin, begin + step)
-            logits = torch.addmm(bias, queries[part].float(), vectors.t())  # [b, H]
-            logits = F.pad(logits, (0, 1), value=-torch.inf)
-            if without is not None:
-                logits.scatter_(1, without[part], -torch.inf)
-            masses.append(logits.logsumexp(1))
+            masses.append(banned_mass(vectors, bias, queries[part].float(), None if without is None else without[part]))
         return torch.cat(masses)
 
     @torch.inference_mode()

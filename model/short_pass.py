@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.ahead_of_time import AheadOfTime
+from model.ahead_of_time import AheadOfTime, Size
 from model.conclusion import Fixed, Seen, conclude, fixed_sizes
+from model.hiding import Barred, among
 from model.incremental import Step
 from model.mixing import scored_by
 from model.pool import Event, Pool, keep
 from model.scoring_library import FUSED, of_catalogue
-from model.stages import Catalogued
+from model.stages import Catalogued, banned_mass
 from model.step_library import described, pool_sizes
 from model.told import Told
 
@@ -30,11 +31,12 @@ OPTIONS = FUSED | {
 
 
 class Asked(NamedTuple):
-    """What is to be told of events, with all that it depends on besides them but for what is banned."""
+    """What is to be told of events, with all that it depends on besides them."""
 
     items: Catalogued
     categories: Catalogued | None
     given: Fixed
+    barred: Barred
     hide: bool  # what is in the windows is not listed
     k: int
 
@@ -48,18 +50,22 @@ class ShortPass(nn.Module):
 
     def forward(self, pool: tuple[Pool], columns: Tensor, named: Tensor, asked: tuple[Asked]) -> Told:
         """Columns as an `Event` [fields, B], named [B, D] as from `model.incremental.named`."""
-        items, categories, given, hide, k = asked[0]
+        items, categories, given, barred, hide, k = asked[0]
         event = Event(*columns.unbind(0))
         found = self.step(pool[0], event, named)
         keep(pool[0], event, found)
         heads, seen = found.heads, Seen(found.item_ids, found.category_ids, found.behavior_rows)
         hidden = torch.ones_like(seen.item_ids, dtype=torch.bool) if hide else None
-        of_items, _ = scored_by(items, heads.items, seen.item_ids, given.items.bounds.unbind(), k, hidden)
+        of_items, apart = scored_by(items, heads.items, seen.item_ids, given.items.bounds.unbind(), k, hidden)
+        without = None if apart is None else barred.places[apart]
+        missing = banned_mass(barred.vectors, barred.bias, heads.items.query[:, 0], without)
+        if hidden is None and heads.items.copied is not None:
+            hidden = among(barred.strangers, seen.item_ids)
         of_categories = None
         if categories is not None:
             bounds = given.categories.bounds.unbind()
             of_categories, _ = scored_by(categories, heads.categories, seen.category_ids, bounds, k, None)
-        return conclude(heads, seen, hidden, of_items, of_categories, given, k)
+        return conclude(heads, seen, hidden, of_items._replace(missing=missing), of_categories, given, k)
 
 
 def short_pass(step: Step) -> AheadOfTime[[tuple[Pool], Tensor, Tensor, tuple[Asked]], Told]:
@@ -68,8 +74,9 @@ def short_pass(step: Step) -> AheadOfTime[[tuple[Pool], Tensor, Tensor, tuple[As
 
 
 def _sizes(pool: tuple[Pool], columns: Tensor, named: Tensor, asked: tuple[Asked]) -> tuple[Any, ...]:
-    """Any number of slots, and any catalogue."""
-    items, categories, given, _, k = asked[0]
+    """Any number of slots, any catalogue, and any list of what is banned."""
+    items, categories, given, _, _, k = asked[0]
+    classes = {0: Size("barred")}
     return (
         (pool_sizes(pool[0]),),
         {},
@@ -79,6 +86,7 @@ def _sizes(pool: tuple[Pool], columns: Tensor, named: Tensor, asked: tuple[Asked
                 of_catalogue(items, k, "items_"),
                 categories and of_catalogue(categories, k, "categories_"),
                 fixed_sizes(given),
+                (classes, classes, {0: Size("places")}, {0: Size("strangers")}),
             ),
         ),
     )

@@ -230,6 +230,14 @@ def multiplied(table: Table, asked: Tensor, queries: int) -> Tensor:
     return multiply(table.vectors, asked)
 
 
+def banned_mass(vectors: Tensor, bias: Tensor, queries: Tensor, without: Tensor | None) -> Tensor:
+    """Log Σ exp over classes with these vectors [H, D] and bias [H], without those at the places [B, L] (H: none); [B]."""
+    logits = F.pad(torch.addmm(bias, queries, vectors.t()), (0, 1), value=-torch.inf)  # [B, H + 1]
+    if without is not None:
+        logits = logits.scatter(1, without, -torch.inf)
+    return logits.logsumexp(1)
+
+
 def exp_of_negative(x: Tensor) -> Tensor:
     """exp(x) for x ≤ 0 to within 7e-6 (absolute), by products alone: the cubic of x / 32, squared five times.
 

@@ -52,7 +52,6 @@ class Tell(NamedTuple):
     asked: Callable[
         [int], Lasting[Asked] | None
     ]  # the same of so many events, for a short pass; None where that is no use
-    banned: bool  # something is, of which short passes know nothing
 
 
 class Stepper:
@@ -139,7 +138,7 @@ class Stepper:
         if told is None:
             last_again = np.minimum(np.arange(rows), count - 1)  # and again
             whole = columns.take(last_again, axis=1)  # each field in one piece, which indexing would not give
-            if rows in self._short_sizes and not tell.banned:
+            if rows in self._short_sizes:
                 told = self._at_once(torch.from_numpy(whole), count, tell)
         if told is None:
             event = Event(*torch.from_numpy(whole).to(self.device).unbind(0))

@@ -327,25 +327,26 @@ def test_of_few_queries_one_that_is_not_finite_has_no_answer_and_its_neighbours_
 
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 @pytest.mark.parametrize(
-    ("precision", "classes", "most", "in_int8", "k"),
+    ("precision", "classes", "most", "in_int8", "k", "hiding"),
     [
-        ("bfloat16", 3000, 20, False, 10),
-        ("int8", SHORT + 1000, 20, False, 10),
-        ("float32", SHORT + 1000, 1, False, 10),
-        ("float32", 4 * SHORT, 5, True, 40),
-        ("bfloat16", SHORT + 1000, 1, True, 1000),
+        ("bfloat16", 3000, 20, False, 10, (False, True)),
+        ("int8", SHORT + 1000, 20, False, 10, (False, True)),
+        ("float32", SHORT + 1000, 1, False, 10, (True,)),
+        ("float32", 4 * SHORT, 5, True, 40, (False,)),
+        ("bfloat16", SHORT + 1000, 1, True, 1000, (True,)),
     ],
     indirect=["precision"],
 )
-def test_compiled_says_the_same(precision, classes, most, in_int8, k, caplog):
-    """For many queries, for few, and for one, which has code of its own."""
+def test_compiled_says_the_same(precision, classes, most, in_int8, k, hiding, caplog):
+    """For many queries, for few, and for one, which has code of its own; each kind with and without what is hidden is a library."""
     vectors, bias, queries = learned(classes, 20)
     hidden = torch.arange(1, 21)[:, None].repeat(1, 2)
     fast, slow = (
         Scorer(vectors, bias, precision=precision, block=2048, compiled=compiled, few_in_int8=in_int8)
         for compiled in (True, False)
     )
-    for seen in (None, hidden[:most]):
+    for hides in hiding:
+        seen = hidden[:most] if hides else None
         one, other = fast.top(queries[:most], k, seen), slow.top(queries[:most], k, seen)
         assert torch.equal(one.classes, other.classes)
         torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=1e-5)

@@ -62,9 +62,10 @@ def engine_of(parts, *, precision="float32", short=True, few=False, limit=1 << 2
     return engine
 
 
-def passes(engine, users, k=10):
-    """What is told of a few events of so many users each, and what is in the pool then."""
-    stepper, tell = engine.states.stepper, engine._tell(k)
+def passes(engine, users, k=10, strangers=None):
+    """What is told of a few events of so many users each, and what is in the pool then; some identities beyond the vocabulary are not listed."""
+    stepper = engine.states.stepper
+    tell = engine._tell(k) if strangers is None else engine._teller(k, torch.tensor(strangers, dtype=torch.long))
     asked = [made_up(engine._model.config, 1 + users, event)[:, 1:] for event in range(EVENTS)]
     with torch.inference_mode():
         told = [stepper.run(columns, tell)() for columns in asked]
@@ -156,20 +157,38 @@ def test_nor_are_more_than_a_few():
     assert calls == []
 
 
-def test_where_something_is_banned_there_is_none_until_it_no_longer_is():
-    one, other = engine_of(parts_of()), engine_of(parts_of(), short=False)
-    calls = counted(one)
-    listed = passes(other, 1)[0][0].ids[0].tolist()
-    first = one.vocabulary.items.names[listed[0] - one.vocabulary.items.first]
-    for names, expected in ((set(), EVENTS), ({first, "unheard of"}, 0), (set(), EVENTS)):
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("seen", [False, True])
+def test_any_list_of_what_is_banned_is_as_good(copy, seen):
+    """None, one item, many with one of another shop that is in a window, that one alone, and none again."""
+    parts = parts_of(copy=copy)
+    one, other = engine_of(parts), engine_of(parts, short=False)
+    calls, known = counted(one), one.vocabulary.items
+    stranger = known.rows + 1  # user 5's, of those whom nobody knows
+    listed = ids_of(passes(other, 8)[0])
+    assert copy == (stranger in listed)
+    names = sorted({known.names[listed_id - known.first] for listed_id in listed if listed_id < known.rows})
+    for banned, strangers in (([], []), (names[:1], []), (names, [known.rows, stranger]), ([], [stranger]), ([], [])):
         for engine in (one, other):
-            engine.hide(Hidden(frozenset(names)))
+            engine.hide(Hidden(frozenset(banned), seen))
             engine._hide()
         calls.clear()
-        told, wanted = passes(one, 1)[0], passes(other, 1)[0]
-        assert len(calls) == expected
+        told, wanted = passes(one, 8, strangers=strangers)[0], passes(other, 8, strangers=strangers)[0]
+        assert calls == [8] * EVENTS
         assert off(told, wanted) < 2e-6
-        assert (listed[0] in told[0].ids[0].tolist()) == (not names)
+        now = ids_of(told)
+        assert not now & {known.index[name] for name in banned}
+        assert (stranger in now) == (copy and not seen and not strangers)
+
+
+def ids_of(told):
+    """All that is listed with a probability, of all windows."""
+    return {
+        listed
+        for each in told
+        for ids, count in zip(each.ids.tolist(), each.listed.tolist(), strict=True)
+        for listed in ids[:count]
+    }
 
 
 def test_a_longer_list_is_as_good():
@@ -198,31 +217,35 @@ def test_what_is_asked_for_later_is_what_is_told():
 
 @pytest.mark.parametrize(
     ("users", "rows", "how", "copy"),
-    [(1, 1, {}, False), (3, 8, {"precision": "int8", "seen": True}, True)],
+    [
+        (1, 1, {"banned": {"i1"}}, False),
+        (3, 8, {"precision": "int8", "seen": True}, True),
+        (8, 8, {"banned": {"i1", "i2", "i3"}, "strangers": [4201, 4301]}, True),
+    ],
 )
 def test_compiled_it_is_one_library_that_copies_nothing(monkeypatch, users, rows, how, copy):
     """It reads and writes a few slots of a pool of 300 MB, also where rows are nobody's."""
     if not can_compile():
         pytest.fail("a C++ compiler belongs to a machine that runs the tests: Debian's g++")
     how, parts = dict(how), parts_of(4200, copy=copy)
-    seen = how.pop("seen", False)
+    hidden, strangers = Hidden(frozenset(how.pop("banned", ())), how.pop("seen", False)), how.pop("strangers", [])
     engine, other = engine_of(parts, limit=300 << 20, **how), engine_of(parts, short=False, **how)
     for each in (engine, other):
-        each.hide(Hidden(seen=seen))
+        assert not each.hide(hidden)
         each._hide()
     stepper = engine.states.stepper
     stepper._short = short_pass(stepper.plain)
     stepper._short._or_plain = False
-    passes(engine, users)  # compiled, and loaded
+    passes(engine, users, strangers=strangers)  # compiled, and loaded
     for part in tensors_of(stepper._pool):
         part.fill_(0)  # in memory, not only promised
     calls, call = [], Library.__call__
     monkeypatch.setattr(Library, "__call__", lambda self, given: (calls.append(self), call(self, given))[1])
     before = peak_of_memory(reset=True)
-    told, kept = passes(engine, users)
+    told, kept = passes(engine, users, strangers=strangers)
     assert peak_of_memory() - before < 5 << 20
     assert len(calls) == EVENTS
-    wanted, kept_then = passes(other, users)
+    wanted, kept_then = passes(other, users, strangers=strangers)
     assert off(told, wanted) < (5e-6 if how == {} else 1e-5)
     assert alike(kept, kept_then, slice(1, 1 + users))
 
