@@ -33,6 +33,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+KNOWN = 256  # sets of sizes, some kB each, that are known at once: a list of banned items may often have another length
 EXAMPLE = 37  # a size that is nothing else's: what is traced must not take two sizes for one
 
 # Weights are given when a library is loaded; small ones too, which would become part of the code by default
@@ -115,16 +116,18 @@ class AheadOfTime(Generic[P, R]):
             raise TypeError(f"arguments are given by their places, not as {', '.join(kwargs)}")
         tensors: list[Tensor] = []
         shapes = signature(args, tensors)
-        if shapes not in self._known:
-            with self._looking:
-                self._look(shapes, args, tensors)
         found = self._known.get(shapes)
+        if found is None and not self._plain:
+            with self._looking:
+                found = self._look(shapes, args, tensors)
         return self._program(*args) if found is None else found(tensors)
 
-    def _look(self, shapes: Kind, args: tuple[Any, ...], tensors: list[Tensor]) -> None:
-        """From now on it is known what runs for these shapes, or the program is run as it is."""
+    def _look(self, shapes: Kind, args: tuple[Any, ...], tensors: list[Tensor]) -> Callable[[list[Tensor]], R] | None:
+        """What runs for these shapes, from now on known; None: the program as it is."""
         if shapes in self._known or self._plain:
-            return
+            return self._known.get(shapes)
+        if len(self._known) >= KNOWN:
+            self._known.clear()  # their libraries stay
         try:
             self._known[shapes] = self._library(args, tensors)
         except Exception as error:
@@ -133,6 +136,7 @@ class AheadOfTime(Generic[P, R]):
             self._plain = True
             name = getattr(self._program, "__name__", type(self._program).__name__)
             log.warning("%s is not compiled: %s", name, " ".join(str(error).split())[:200])
+        return self._known.get(shapes)
 
     def _library(self, args: tuple[Any, ...], tensors: list[Tensor]) -> Callable[[list[Tensor]], R]:
         sizes = [

@@ -18,7 +18,7 @@ from model.calibration import Calibration
 from model.conclusion import Conclude, Fixed, Seen, compiled_conclude, conclude, fixed
 from model.features import Batch
 from model.forecast import Category, Forecast, Item
-from model.hiding import Hidden, among, banned, barred
+from model.hiding import Barred, Hidden, are_among, banned, barred, padded
 from model.mixing import distribution, listing, ranking, scored, table
 from model.network import Heads, NextMoveModel
 from model.precision import Precision
@@ -65,6 +65,7 @@ class Answers:
         self._conclude: Conclude = compiled_conclude() if compiled and works_on(model.device.type) else conclude
         self._may_be_asked = compiled and compiled_scoring and works_on(model.device.type)
         self._fixed: dict[int, Fixed] = {}  # by the number of names listed
+        self._barred: Barred | None = None  # what is banned, as short passes want it, when one first asks
         self.hidden = Hidden()
         self._strangers: frozenset[str] = frozenset()  # banned names that the vocabulary does not know
 
@@ -75,6 +76,7 @@ class Answers:
         scorer.ban(found.classes)
         self._items = self._items._replace(banned=found if len(found.classes) else None)
         self._fixed.clear()
+        self._barred = None
         self._strangers = frozenset(name for name in hidden.banned if name not in names.index)
         self.hidden = hidden
 
@@ -110,16 +112,15 @@ class Answers:
             categories = self._categories.scorer.in_one_piece(rows, k)
         if items is None or (categories is None and self._vocabulary.has_categories):
             return None
-        given, hide = self._fixed_of(k), self.hidden.seen
-        if not self._model.config.copy:  # nobody asks what is barred, and scoring alone has to know what is hidden
+        given, hide, unwanted = self._fixed_of(k), self.hidden.seen, None
+        if not self._model.config.copy:  # then scoring alone has to know what is hidden, and `conclude` is not to ask
             given, hide = given._replace(items=given.items._replace(barred=None)), False
-        out = barred(
-            self._items.banned,
-            *self._items.scorer.banned,
-            len(self._items.popularity),
-            strangers.to(self._model.device),
-        )
-        return Lasting(Asked(items, categories, given, out, hide, k))
+        elif not hide:
+            unwanted = padded(strangers.to(self._model.device))
+        if self._barred is None:
+            names = self._items
+            self._barred = barred(names.banned, *names.scorer.banned, len(names.popularity))
+        return Lasting(Asked(items, categories, given, self._barred, unwanted, hide, k))
 
     def forecasts(self, told: Told, items: Names, categories: Names) -> list[Forecast]:
         """One per window, in order, of answers on the host. Raises NotFinite."""
@@ -158,7 +159,7 @@ class Answers:
             return torch.ones_like(ids, dtype=torch.bool)
         if strangers is None or not len(strangers):
             return None
-        return among(strangers, ids)
+        return are_among(strangers, ids)
 
     def _fixed_of(self, k: int) -> Fixed:
         """What lists of k depend on besides the windows."""

@@ -41,27 +41,27 @@ class Banned(NamedTuple):
 
 
 class Barred(NamedTuple):
-    """What is not to be listed, for a program that takes any number H' ≥ 2 of classes and S' ≥ 2 of names."""
+    """Banned classes, for a program that takes any number H' ≥ 2 of them."""
 
     vectors: Tensor  # [H', D]
     bias: Tensor  # [H']; -inf where there is no class
-    places: Tensor  # int64 [N + 1] where among these each class is; H' for all others
-    strangers: Tensor  # int64 [S'] rising: identities beyond the vocabulary
+    places: Tensor  # int64 [N + 1] where among these each class is; of all others one where there is none, or H'
 
 
-def barred(found: Banned | None, vectors: Tensor, bias: Tensor, rows: int, strangers: Tensor) -> Barred:
-    """Banned classes of a catalogue of so many rows, with their vectors [H, D] and bias [H], and identities [S] beyond it."""
-    missing = max(0, 2 - len(bias))
-    places = bias.new_zeros(rows, dtype=torch.int64) if found is None else found.places
-    return Barred(
-        vectors=F.pad(vectors, (0, 0, 0, missing)),
-        bias=F.pad(bias, (0, missing), value=-torch.inf),
-        places=torch.where(places < len(bias), places, max(2, len(bias))),
-        strangers=F.pad(strangers, (0, max(0, 2 - len(strangers))), value=NOBODY),
-    )
+def barred(found: Banned | None, vectors: Tensor, bias: Tensor, rows: int) -> Barred:
+    """Banned classes of a catalogue of so many rows, with their vectors [H, D] and bias [H]; nothing is copied that is long enough."""
+    if missing := max(0, 2 - len(bias)):
+        vectors, bias = F.pad(vectors, (0, 0, 0, missing)), F.pad(bias, (0, missing), value=-torch.inf)
+    places = torch.full((rows,), len(bias), device=bias.device) if found is None else found.places
+    return Barred(vectors, bias, places)
 
 
-def among(strangers: Tensor, ids: Tensor) -> Tensor:
+def padded(strangers: Tensor) -> Tensor:
+    """At least two identities, int64 [S] → [S'], rising; those that are added are nobody's."""
+    return F.pad(strangers, (0, max(0, 2 - len(strangers))), value=NOBODY)
+
+
+def are_among(strangers: Tensor, ids: Tensor) -> Tensor:
     """Which of these identities are among those, int64 [S], rising, of which there is at least one; bool of the same shape as ids."""
     places = torch.searchsorted(strangers, ids).clamp(max=len(strangers) - 1)
     return strangers[places] == ids

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.ahead_of_time import AheadOfTime, Size
 from model.conclusion import Fixed, Seen, conclude, fixed_sizes
-from model.hiding import Barred, among
+from model.hiding import Barred, are_among
 from model.incremental import Step
 from model.mixing import scored_by
 from model.pool import Event, Pool, keep
@@ -37,6 +37,7 @@ class Asked(NamedTuple):
     categories: Catalogued | None
     given: Fixed
     barred: Barred
+    strangers: Tensor | None  # int64 [S'] rising: identities that are not to be listed; None where it does not matter
     hide: bool  # what is in the windows is not listed
     k: int
 
@@ -50,7 +51,7 @@ class ShortPass(nn.Module):
 
     def forward(self, pool: tuple[Pool], columns: Tensor, named: Tensor, asked: tuple[Asked]) -> Told:
         """Columns as an `Event` [fields, B], named [B, D] as from `model.incremental.named`."""
-        items, categories, given, barred, hide, k = asked[0]
+        items, categories, given, barred, strangers, hide, k = asked[0]
         event = Event(*columns.unbind(0))
         found = self.step(pool[0], event, named)
         keep(pool[0], event, found)
@@ -59,8 +60,8 @@ class ShortPass(nn.Module):
         of_items, apart = scored_by(items, heads.items, seen.item_ids, given.items.bounds.unbind(), k, hidden)
         without = None if apart is None else barred.places[apart]
         missing = banned_mass(barred.vectors, barred.bias, heads.items.query[:, 0], without)
-        if hidden is None and heads.items.copied is not None:
-            hidden = among(barred.strangers, seen.item_ids)
+        if strangers is not None:
+            hidden = are_among(strangers, seen.item_ids)
         of_categories = None
         if categories is not None:
             bounds = given.categories.bounds.unbind()
@@ -75,7 +76,7 @@ def short_pass(step: Step) -> AheadOfTime[[tuple[Pool], Tensor, Tensor, tuple[As
 
 def _sizes(pool: tuple[Pool], columns: Tensor, named: Tensor, asked: tuple[Asked]) -> tuple[Any, ...]:
     """Any number of slots, any catalogue, and any list of what is banned."""
-    items, categories, given, _, _, k = asked[0]
+    items, categories, given, _, strangers, _, k = asked[0]
     classes = {0: Size("barred")}
     return (
         (pool_sizes(pool[0]),),
@@ -86,7 +87,8 @@ def _sizes(pool: tuple[Pool], columns: Tensor, named: Tensor, asked: tuple[Asked
                 of_catalogue(items, k, "items_"),
                 categories and of_catalogue(categories, k, "categories_"),
                 fixed_sizes(given),
-                (classes, classes, {0: Size("places")}, {0: Size("strangers")}),
+                (classes, classes, {0: Size("places")}),
+                strangers is not None and {0: Size("strangers")},
             ),
         ),
     )

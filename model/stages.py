@@ -234,7 +234,7 @@ def banned_mass(vectors: Tensor, bias: Tensor, queries: Tensor, without: Tensor 
     """Log Σ exp over classes with these vectors [H, D] and bias [H], without those at the places [B, L] (H: none); [B]."""
     logits = F.pad(torch.addmm(bias, queries, vectors.t()), (0, 1), value=-torch.inf)  # [B, H + 1]
     if without is not None:
-        logits = logits.scatter(1, without, -torch.inf)
+        logits.scatter_(1, without, -torch.inf)
     return logits.logsumexp(1)
 
 

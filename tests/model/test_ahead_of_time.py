@@ -121,6 +121,16 @@ def test_one_library_is_for_all_sizes_and_the_next_process_finds_it(built):
     assert len(built) <= 1
 
 
+def test_only_so_many_sets_of_sizes_are_known_at_once(built, monkeypatch):
+    monkeypatch.setattr(ahead_of_time, "KNOWN", 4)
+    run = AheadOfTime(program, of_program)
+    for rows in (*range(2, 12), *range(2, 12)):
+        check(run(*asked(rows, 8)), asked(rows, 8))
+        assert len(run._known) <= 4
+    assert len(run._libraries) == 1
+    assert len(built) <= 1
+
+
 @pytest.fixture(scope="module")
 def at_hand(place):
     """Nothing is compiled twice, so that examples are quick."""

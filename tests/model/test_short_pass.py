@@ -26,14 +26,15 @@ EVENTS = 5
 
 
 @cache
-def parts_of(items=5000, categories=20, *, copy=True, network=0):
-    """Random weights, none of which is zero, as those would be from which learning begins."""
+def parts_of(items=5000, categories=20, *, copy=True, network=0, heavy=()):
+    """Random weights, none of which is zero, as those would be from which learning begins; some items, by number, are a thousand times as likely."""
     parts = untrained(items=items, categories=categories, window=RULE)
     torch.manual_seed(network)
     model = NextMoveModel(NextMoveConfig(**{**parts.model.config.to_dict(), "copy": copy, "layers": 2})).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.1 * torch.randn_like(weight)
+        model.item_bias[[1 + item for item in heavy]] += 7
     return msgspec.structs.replace(parts, model=model)
 
 
@@ -157,28 +158,60 @@ def test_nor_are_more_than_a_few():
     assert calls == []
 
 
+IN_WINDOWS = tuple(
+    sorted({7 * user + event for user in range(1, 9) for event in range(EVENTS)})
+)  # as `made_up` has them
+ELSEWHERE = 3000
+
+
 @pytest.mark.parametrize("copy", [True, False])
 @pytest.mark.parametrize("seen", [False, True])
 def test_any_list_of_what_is_banned_is_as_good(copy, seen):
-    """None, one item, many with one of another shop that is in a window, that one alone, and none again."""
-    parts = parts_of(copy=copy)
+    """None, one item, many with one of another shop that is in a window, that one alone, and none again; nearly all of the mass is banned then."""
+    parts = parts_of(copy=copy, heavy=(*IN_WINDOWS, ELSEWHERE))
     one, other = engine_of(parts), engine_of(parts, short=False)
     calls, known = counted(one), one.vocabulary.items
     stranger = known.rows + 1  # user 5's, of those whom nobody knows
-    listed = ids_of(passes(other, 8)[0])
-    assert copy == (stranger in listed)
-    names = sorted({known.names[listed_id - known.first] for listed_id in listed if listed_id < known.rows})
-    for banned, strangers in (([], []), (names[:1], []), (names, [known.rows, stranger]), ([], [stranger]), ([], [])):
+    assert (stranger in ids_of(passes(other, 8)[0])) == copy
+    for items, strangers in (
+        ((), []),
+        ((8,), []),
+        ((ELSEWHERE,), []),
+        (IN_WINDOWS, [known.rows, stranger]),
+        ((*IN_WINDOWS[:9], ELSEWHERE), []),
+        ((), [stranger]),
+        ((), []),
+    ):
         for engine in (one, other):
-            engine.hide(Hidden(frozenset(banned), seen))
+            assert not engine.hide(Hidden(frozenset(f"i{item}" for item in items), seen))
             engine._hide()
         calls.clear()
         told, wanted = passes(one, 8, strangers=strangers)[0], passes(other, 8, strangers=strangers)[0]
         assert calls == [8] * EVENTS
         assert off(told, wanted) < 2e-6
         now = ids_of(told)
-        assert not now & {known.index[name] for name in banned}
+        assert not now & {known.first + item for item in items}
+        assert (known.first + ELSEWHERE in now) == (ELSEWHERE not in items)
         assert (stranger in now) == (copy and not seen and not strangers)
+
+
+@pytest.mark.parametrize(("copy", "seen"), [(True, False), (True, True), (False, False)])
+def test_one_program_is_for_any_list(monkeypatch, copy, seen):
+    kinds = set()
+
+    def loaded(self, args, tensors, sizes, kind):
+        kinds.add((type(self._program), kind))
+        return lambda tensors: self._program(*rebuilt(args, iter(tensors)))
+
+    monkeypatch.setattr(AheadOfTime, "_loaded", loaded)
+    engine = engine_of(parts_of(copy=copy))
+    engine.states.stepper._short = short_pass(engine.states.stepper.plain)
+    for banned in (0, 1, 2, 3, 50):
+        engine.hide(Hidden(frozenset(f"i{item}" for item in range(banned)), seen))
+        engine._hide()
+        for strangers in (0, 1, 2, 7):
+            passes(engine, 1, strangers=[6000 + number for number in range(strangers)])
+    assert len({kind for program, kind in kinds if program is ShortPass}) == 1
 
 
 def ids_of(told):
@@ -218,17 +251,19 @@ def test_what_is_asked_for_later_is_what_is_told():
 @pytest.mark.parametrize(
     ("users", "rows", "how", "copy"),
     [
-        (1, 1, {"banned": {"i1"}}, False),
-        (3, 8, {"precision": "int8", "seen": True}, True),
-        (8, 8, {"banned": {"i1", "i2", "i3"}, "strangers": [4201, 4301]}, True),
+        (1, 1, {"banned": {"i8", "i9"}}, False),
+        (3, 8, {"precision": "int8", "seen": True, "banned": {"i8", "i3000"}}, True),
+        (8, 8, {"banned": {"i8", "i3000"}, "strangers": True}, True),
     ],
 )
 def test_compiled_it_is_one_library_that_copies_nothing(monkeypatch, users, rows, how, copy):
     """It reads and writes a few slots of a pool of 300 MB, also where rows are nobody's."""
     if not can_compile():
         pytest.fail("a C++ compiler belongs to a machine that runs the tests: Debian's g++")
-    how, parts = dict(how), parts_of(4200, copy=copy)
-    hidden, strangers = Hidden(frozenset(how.pop("banned", ())), how.pop("seen", False)), how.pop("strangers", [])
+    heavy = () if "precision" in how else (8, 9, 3000)
+    how, parts = dict(how), parts_of(4200, copy=copy, heavy=heavy)
+    hidden, known = Hidden(frozenset(how.pop("banned")), how.pop("seen", False)), parts.vocabulary.items
+    strangers = [known.rows, known.rows + 1] if how.pop("strangers", False) else []  # the latter is user 5's
     engine, other = engine_of(parts, limit=300 << 20, **how), engine_of(parts, short=False, **how)
     for each in (engine, other):
         assert not each.hide(hidden)
@@ -245,6 +280,7 @@ def test_compiled_it_is_one_library_that_copies_nothing(monkeypatch, users, rows
     told, kept = passes(engine, users, strangers=strangers)
     assert peak_of_memory() - before < 5 << 20
     assert len(calls) == EVENTS
+    assert not ids_of(told) & {*strangers, *(known.index[name] for name in hidden.banned)}
     wanted, kept_then = passes(other, users, strangers=strangers)
     assert off(told, wanted) < (5e-6 if how == {} else 1e-5)
     assert alike(kept, kept_then, slice(1, 1 + users))

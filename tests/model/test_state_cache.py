@@ -399,8 +399,10 @@ def test_another_list_of_banned_items_waits_for_no_compiler(parts, monkeypatch, 
     engine.hide(Hidden(frozenset({"item-1"})))
     engine.keep_states(1 << 24, buckets=(1,), bans_change=True)
     monkeypatch.setattr(AheadOfTime, "_loaded", lambda *_: pytest.fail("something is compiled while somebody waits"))
-    windows, steps = stream(60, users=1)
-    for begin, names in ((0, {"item-2", "of another shop"}), (20, {"item-3"}), (40, set())):
+    windows, steps = stream(80, users=1)
+    of_many = {"item-4", "item-5", "item-6", "of another shop", "of a third"}
+    for begin, names in ((0, {"item-2", "of another shop"}), (20, {"item-3"}), (40, set()), (60, of_many)):
+        engine.states.stepper._short_sizes = {1} if begin % 40 else set()  # as one program, and in parts
         engine.hide(Hidden(frozenset(names)))
         found = engine.predict(Stream(windows[begin : begin + 20], steps[begin : begin + 20]))
         assert not names & {item["item_id"] for one in found for item in one.next_items}
