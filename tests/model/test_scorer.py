@@ -150,8 +150,10 @@ def test_hidden_and_banned_classes_are_neither_listed_nor_counted(precision):
 
 @of_each_precision
 @pytest.mark.parametrize("rows", [1, 20])
-def test_of_a_long_catalogue_all_but_one_may_be_hidden(precision, rows):
-    vectors, bias, queries = learned(SHORT + 900, rows)
+@pytest.mark.parametrize("size", [1, 1e-6])
+def test_of_a_long_catalogue_all_but_one_may_be_hidden(precision, rows, size):
+    """Also where logits are so small that a low score would be none."""
+    vectors, bias, queries = (size * part for part in learned(SHORT + 900, rows))
     hidden = torch.arange(SHORT + 900).repeat(rows, 1)  # all but the last; 0 is nobody
     ranked = Scorer(vectors, bias, precision=precision).top(queries, 3, hidden)
     best, listed, total = plain(vectors, bias, queries, 3, hidden=hidden)
