@@ -197,8 +197,6 @@ class Scorer:
             return Catalogued(exact, None, 0, 1)
         if self._few is not None and queries <= self._few.most:
             return self._few.catalogued(k)
-        if table.product == "qlinear":
-            return None
         lanes = 1 if queries == 1 else LANES
         if queries > 1 and (queries + -queries % lanes) * len(table.vectors) > BLOCK_CELLS:
             return None

@@ -401,11 +401,18 @@ def test_another_list_of_banned_items_waits_for_no_compiler(parts, monkeypatch, 
     monkeypatch.setattr(AheadOfTime, "_loaded", lambda *_: pytest.fail("something is compiled while somebody waits"))
     windows, steps = stream(80, users=1)
     of_many = {"item-4", "item-5", "item-6", "of another shop", "of a third"}
+    stepper, told = engine.states.stepper, []
+    at_once = stepper._at_once
+    monkeypatch.setattr(stepper, "_at_once", lambda *given: (told.append(at_once(*given)), told[-1])[1])
     for begin, names in ((0, {"item-2", "of another shop"}), (20, {"item-3"}), (40, set()), (60, of_many)):
-        engine.states.stepper._short_sizes = {1} if begin % 40 else set()  # as one program, and in parts
         engine.hide(Hidden(frozenset(names)))
-        found = engine.predict(Stream(windows[begin : begin + 20], steps[begin : begin + 20]))
-        assert not names & {item["item_id"] for one in found for item in one.next_items}
+        for at, sizes in ((begin, set()), (begin + 10, {1})):  # in parts, and as one program
+            stepper._short_sizes = sizes
+            told.clear()
+            found = engine.predict(Stream(windows[at : at + 10], steps[at : at + 10]))
+            assert not names & {item["item_id"] for one in found for item in one.next_items}
+            assert bool(told) == bool(sizes)
+            assert None not in told
     assert "is not compiled" not in caplog.text
 
 
