@@ -8,12 +8,8 @@ torch, the processor, the number of threads, this package's code, and the kind o
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
-import tempfile
-import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
@@ -24,8 +20,9 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from model.building import Sizes, build
 from model.compiling import ONE_AT_A_TIME
-from model.native import Library, is_whole, write
+from model.native import Library, is_whole
 
 log = logging.getLogger("nextmove")
 
@@ -35,9 +32,6 @@ T = TypeVar("T")
 
 KNOWN = 256  # sets of sizes, some kB each, that are known at once: a list of banned items may often have another length
 EXAMPLE = 37  # a size that is nothing else's: what is traced must not take two sizes for one
-
-# Weights are given when a library is loaded; small ones too, which would become part of the code by default
-WITHOUT_WEIGHTS = {"aot_inductor.package_constants_in_so": False, "always_keep_tensor_constants": True}
 
 
 def works_on(device: str) -> bool:
@@ -49,19 +43,6 @@ def works_on(device: str) -> bool:
     return device == "cpu" and torch.__version__ >= "2.15"  # compares as versions do
 
 
-class Size(NamedTuple):
-    """A dimension of any size that is a multiple of `multiple` and at least `least` times that; a smaller one is fixed."""
-
-    name: str
-    least: int = 2
-    multiple: int = 1
-
-    def fits(self, size: int) -> bool:
-        """Whether a library for any size is one for this."""
-        return size % self.multiple == 0 and size >= self.least * self.multiple
-
-
-Sizes = Mapping[int, Size]  # by dimension; those that are not named are fixed
 Kind = tuple[Any, ...]
 
 
@@ -164,14 +145,14 @@ class AheadOfTime(Generic[P, R]):
         with ONE_AT_A_TIME:
             library = _load(path)
             if library is None:
-                _build(flat, sizes, examples, self._options, path)
+                build(flat, sizes, examples, self._options, path)
                 library = Library(path)
         library.give({name: weights[name].detach() for name in library.weights})
-        build = _builder(self._program(*rebuilt(flat.args, iter(examples))))
+        rebuild = _builder(self._program(*rebuilt(flat.args, iter(examples))))
 
         def run(tensors: list[Tensor]) -> R:
             answers = library([each.contiguous() for each in tensors])
-            return build(iter(answers))  # type: ignore[no-any-return]  # of that type
+            return rebuild(iter(answers))  # type: ignore[no-any-return]  # of that type
 
         return run
 
@@ -287,79 +268,3 @@ def _load(path: Path) -> Library | None:
         return Library(path) if is_whole(path) else None
     except (OSError, AttributeError, RuntimeError):
         return None
-
-
-def _build(
-    flat: nn.Module,
-    sizes: Sequence[Sizes],
-    examples: Sequence[Tensor],
-    options: Mapping[str, Any],
-    path: Path,
-) -> None:
-    """Compiles a library of this name; whole or not at all."""
-    from torch._inductor import aoti_compile_and_package
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = {size.name: size for of_one in sizes for size in of_one.values()}
-    any_ = {name: torch.export.Dim(name, min=size.least) for name, size in names.items()}
-    dims = [
-        {
-            place: any_[size.name] * size.multiple if size.multiple > 1 else any_[size.name]
-            for place, size in one.items()
-        }
-        for one in sizes
-    ]
-    with (
-        warnings.catch_warnings(action="ignore"),
-        torch.inference_mode(False),
-        torch.no_grad(),
-        tempfile.TemporaryDirectory(dir=path.parent) as aside,
-    ):
-        given = tuple(torch.zeros_like(each) for each in examples)  # none that were made in inference mode
-        exported = torch.export.export(flat, given, dynamic_shapes=(tuple(dims),), strict=True)
-        for graph in exported.graph_module.modules():
-            if isinstance(graph, torch.fx.GraphModule):
-                _drop_types(graph)
-        built = aoti_compile_and_package(
-            exported,
-            package_path=str(Path(aside) / "library.pt2"),
-            inductor_configs={**options, **WITHOUT_WEIGHTS},
-        )
-        alone = Path(aside) / "library.so"
-        write(alone, _library_in(Path(built)))
-        left_out = Library(alone).weights
-        if left_out != _weights_in(exported):
-            raise RuntimeError(
-                f"weights became part of the code: {', '.join(sorted(_weights_in(exported) - left_out))}"
-            )
-        alone.replace(path)
-
-
-def _library_in(package: Path) -> bytes:
-    """The library of a package. Raises RuntimeError where it needs more than itself: operators that only torch's own loader calls."""
-    with zipfile.ZipFile(package) as files:
-        (library,) = [name for name in files.namelist() if name.endswith(".so")]
-        told = library.removesuffix(".so") + ".json"  # written only where there is something to tell
-        nodes = (
-            [one["node"]["target"] for one in json.loads(files.read(told))["nodes"]] if told in files.namelist() else []
-        )
-        if nodes:
-            raise RuntimeError(f"the program has operators that are torch's own loader's alone: {', '.join(nodes)}")
-        return files.read(library)
-
-
-def _weights_in(exported: torch.export.ExportedProgram) -> set[str]:
-    """The names of those that a program looks at."""
-    signature = exported.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    return {
-        names[node.name] for node in exported.graph.find_nodes(op="placeholder") if node.users and node.name in names
-    }
-
-
-def _drop_types(graph: torch.fx.GraphModule) -> None:
-    """Without what makes sure of types: those below autocast are settled later."""
-    for node in list(graph.graph.nodes):
-        if node.target is torch.ops.aten._assert_tensor_metadata.default:  # noqa: SLF001
-            graph.graph.erase_node(node)
-    graph.recompile()

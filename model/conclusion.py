@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from model.ahead_of_time import AheadOfTime, Size
+from model.ahead_of_time import AheadOfTime
+from model.building import Size
 from model.calibration import Calibration, awaited
 from model.mixing import Chosen, Listing, Scored, mixed
 from model.network import Heads, Mixture

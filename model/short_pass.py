@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.ahead_of_time import AheadOfTime, Size
+from model.ahead_of_time import AheadOfTime
+from model.building import Size
 from model.conclusion import Fixed, Seen, conclude, fixed_sizes
 from model.hiding import Barred, are_among
 from model.incremental import Step

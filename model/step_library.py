@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.ahead_of_time import AheadOfTime, Size, works_on
+from model.ahead_of_time import AheadOfTime, works_on
+from model.building import Size
 from model.compiling import compiled
 from model.config import NextMoveConfig
 from model.incremental import Step

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from model import ahead_of_time, native
-from model.ahead_of_time import AheadOfTime, Size
+from model.ahead_of_time import AheadOfTime
+from model.building import Size
 from model.native import Library, is_whole
 
 pytestmark = pytest.mark.skipif(not ahead_of_time.works_on("cpu"), reason="this torch makes no such libraries")
