@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import subprocess
-import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -14,22 +14,36 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.fork_server import ALL_WARNINGS, Forked, ForkServer
+
 READY_LIMIT_S = 120.0
-NEXTMOVE = (sys.executable, "-m", "stream_app.cli")
+NEXTMOVE = "stream_app.cli"
+FORKS = ForkServer()
 
 
 def nextmove(*arguments: str, timeout_s: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end; settings as keyword arguments, `broker="…"` for NEXTMOVE_BROKER."""
-    return subprocess.run(
-        [*NEXTMOVE, *arguments], capture_output=True, text=True, timeout=timeout_s, env=_environment(environment)
-    )
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
+        process = Forked(FORKS, (NEXTMOVE, *arguments), _environment(environment), out.fileno(), error.fileno())
+        try:
+            code = process.wait(timeout_s)
+        finally:
+            process.kill()
+        out.seek(0)
+        error.seek(0)
+        return subprocess.CompletedProcess(["nextmove", *arguments], code, out.read(), error.read())
 
 
 class Program:
     """The command line in the background; killed at the latest when the block ends."""
 
     def __init__(self, *arguments: str, **environment: str) -> None:
-        self._process = subprocess.Popen([*NEXTMOVE, *arguments], env=_environment(environment))
+        self._process = Forked(FORKS, (NEXTMOVE, *arguments), _environment(environment), 1, 2)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
 
     def pause(self) -> None:
         """Let it stand still; its connections stay open."""
@@ -70,17 +84,12 @@ class WorkerProcess:
         self.log_path = log_path
         self.port = free_port()
         self._environment = {"web_port": str(self.port), "session_timeout_s": "6", **environment}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
 
     def start(self) -> Self:
         """Start, and wait until it is ready."""
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *self._program],
-                env=_environment(self._environment),
-                stdout=log,
-                stderr=log,
-            )
+            self._process = Forked(FORKS, self._program, _environment(self._environment), log.fileno(), log.fileno())
         deadline = time.monotonic() + READY_LIMIT_S
         while not self.ready():
             assert self._process.poll() is None, f"the worker ended: {self.log()[-2000:]}"
@@ -158,6 +167,6 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("NEXTMOVE_")}
     return {
         **clean,
-        "PYTHONWARNINGS": "default",
+        **ALL_WARNINGS,
         **{f"NEXTMOVE_{name.upper()}": value for name, value in given.items()},
     }

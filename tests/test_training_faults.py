@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from model.artifact import read_manifest
 from stream_app.cli import app
-from tests.processes import NEXTMOVE
+from tests.processes import Program
 
 LIMIT_S = 120.0
 
@@ -49,16 +49,13 @@ def training(log: Path, place: Path) -> list[str]:
 
 def kill_when(arguments: list[str], due: Callable[[], bool]) -> None:
     """Starts the command line, and ends it with SIGKILL as soon as something is the case."""
-    with subprocess.Popen([*NEXTMOVE, *arguments, "--checkpoint-every", "0"], stderr=subprocess.DEVNULL) as process:
+    with Program(*arguments, "--checkpoint-every", "0") as program:
         deadline = time.monotonic() + LIMIT_S
-        try:
-            while not due():
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.002)
-        finally:
-            process.kill()  # SIGKILL: nothing is said, nothing is tidied up
-    assert process.returncode == -signal.SIGKILL
+        while not due():
+            assert program.running
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+    assert program.wait() == -signal.SIGKILL  # nothing is said, nothing is tidied up
 
 
 def kept(place: Path) -> list[Path]:

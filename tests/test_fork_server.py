@@ -1,0 +1,93 @@
+"""Programs that are forked are what `python -m` would run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fork_server import Forked
+from tests.processes import FORKS
+
+TELLS = """
+import atexit, json, os, signal, sys, threading
+atexit.register(print, "the end", flush=True)
+print(json.dumps({
+    "name": __name__, "arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ),
+    "warnings": sys.warnoptions, "threads": threading.active_count(), "parent": os.getppid(),
+    "files": sorted(os.readlink(f"/proc/self/fd/{each}").split(":")[0] for each in os.listdir("/proc/self/fd")[:-1]),
+    "signals": [str(signal.getsignal(each)) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)],
+}))
+print("worse", file=sys.stderr)
+sys.exit(len(sys.argv))
+"""
+STANDS_STILL = "import time\nprint('here', flush=True)\ntime.sleep(60)"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    (tmp_path / "tells.py").write_text(TELLS)
+    (tmp_path / "stands_still.py").write_text(STANDS_STILL)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def environment(place: Path, **more: str) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(place), "LC_ALL": "C.UTF-8", **more}
+
+
+def run(place: Path, *arguments: str, **more: str) -> tuple[int, dict[str, object], str, str]:
+    with (place / "out").open("wb") as out, (place / "error").open("wb") as error:
+        code = Forked(FORKS, arguments, environment(place, **more), out.fileno(), error.fileno()).wait(60)
+    told, end = (place / "out").read_text().splitlines()
+    return code, json.loads(told), end, (place / "error").read_text()
+
+
+def test_it_has_its_own_arguments_environment_output_and_end(place):
+    code, told, end, error = run(place, "tells", "one", "two", COLOUR="green")
+    assert code == len(["tells", "one", "two"])
+    assert (end, error) == ("the end", "worse\n")
+    real = subprocess.run(
+        [sys.executable, "-m", "tells", "one", "two"], capture_output=True, text=True, check=False,
+        env=environment(place, COLOUR="green", PYTHONWARNINGS="default"),
+    )  # fmt: skip
+    assert real.returncode == code
+    other = json.loads(real.stdout.splitlines()[0])
+    for key in ("name", "arguments", "folder", "warnings", "threads", "signals"):
+        assert told[key] == other[key], key
+    assert other["environment"] == {**told["environment"], "PYTHONWARNINGS": "default"}
+
+
+def test_those_that_run_at_once_know_nothing_of_each_other(place):
+    with tempfile.TemporaryFile() as out:
+        others = [Forked(FORKS, ("stands_still",), environment(place), out.fileno(), out.fileno()) for _ in range(2)]
+        _, told, *_ = run(place, "tells")
+        assert not [each for each in told["files"] if each in ("socket", "anon_inode")]
+        assert [each.poll() for each in others] == [None, None]
+        with pytest.raises(subprocess.TimeoutExpired):
+            others[0].wait(0.01)
+        others[0].kill()
+        others[1].send_signal(signal.SIGTERM)
+        assert [each.wait(10) for each in others] == [-signal.SIGKILL, -signal.SIGTERM]
+        others[0].kill()  # it has ended
+
+
+def test_one_may_be_interrupted(place):
+    with (place / "error").open("wb") as error:
+        process = Forked(FORKS, ("stands_still",), environment(place), error.fileno(), error.fileno())
+        while b"here" not in (place / "error").read_bytes():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == -signal.SIGINT
+    assert b"KeyboardInterrupt" in (place / "error").read_bytes()
+
+
+def test_what_cannot_be_found_ends_as_a_program_does(place):
+    with (place / "error").open("wb") as error:
+        assert Forked(FORKS, ("nowhere",), environment(place), error.fileno(), error.fileno()).wait(10) == 1
+    assert "No module named nowhere" in (place / "error").read_text()
