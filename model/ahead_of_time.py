@@ -188,7 +188,8 @@ def folder() -> Path:
 def _everywhere() -> tuple[str, ...]:
     """torch, the processor, and this package's code."""
     code = sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    for source in sorted((*here.glob("*.py"), *here.glob("headers/*"))):
         code.update(source.read_bytes())
     try:
         described = Path("/proc/cpuinfo").read_text()

@@ -7,6 +7,7 @@ name of a device: half of the time that a library takes.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import warnings
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from model.native import Library, write
+
+log = logging.getLogger("nextmove")
 
 HEADERS = Path(__file__).parent / "headers"
 AS_THEY_ARE = {"aot_inductor.precompile_headers": False}  # what was precompiled has ours in it
@@ -51,7 +54,10 @@ def build(
     options: Mapping[str, Any],
     path: Path,
 ) -> None:
-    """Compiles a library of this name, of a program of tensors and for examples of them; whole or not at all."""
+    """Compiles a library of this name, of a program of tensors and for examples of them; whole or not at all.
+
+    One thread at a time may call it. Raises RuntimeError or OSError where the program or the machine does not do.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     names = {size.name: size for of_one in sizes for size in of_one.values()}
     any_ = {name: torch.export.Dim(name, min=size.least) for name, size in names.items()}
@@ -77,7 +83,8 @@ def build(
         try:
             with _headers_of_ours():
                 library = _compiled(exported, options, alone)
-        except (OSError, RuntimeError):  # where it is not for our headers that it fails, it does so again
+        except (OSError, RuntimeError) as error:  # where it is not for our headers that it fails, it does so again
+            log.info("compiled with no header of ours: %s", " ".join(str(error).split())[:200])
             alone = alone.with_stem("standard")  # one that is loaded once more is the same as before
             library = _compiled(exported, {**options, **AS_THEY_ARE}, alone)
         left_out = library.weights

@@ -1,8 +1,12 @@
 """Starts Python programs that need not import what takes longest: it has done so, once, and forks.
 
 A worker imports for ten seconds what never differs, torch, transformers and Faust; tests start more than a hundred. What is forked has
-no thread and no number of ours, and from there on is the program as `python -m` would run it: its own arguments, environment, output
-and end, but that nothing is tidied up in memory after its last handler. `python -m tests.fork_server DESCRIPTOR` serves a socket, one program per message, until the other end is closed.
+none of our threads, and from there on is the program as `python -m` would run it: its own arguments, environment, output and end. It
+differs in what Python or a package reads when it starts: variables like OMP_NUM_THREADS, the seed of hashes, the order in which modules
+are imported; and after its last exit handler memory is not tidied up. Faust's own command is no module that is found once Faust is
+imported. So some tests start their programs as a user does (`tests.processes`, `really`).
+
+`python -m tests.fork_server DESCRIPTOR` serves a socket, one program per message, until the other end is closed.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-LIMIT = 1 << 20  # bytes of a message
+LIMIT = 1 << 17  # bytes of a message; the kernel takes some more
 ALL_WARNINGS = {"PYTHONWARNINGS": "default"}  # read when Python starts
 
 
@@ -36,8 +40,8 @@ class Forked:
     ) -> None:
         self._end = server.fork(arguments, environment, out, error)
         self._told = self._end.makefile("r")
-        self.pid = int(self._told.readline())
         self.returncode: int | None = None
+        self.pid = self._number()
 
     def poll(self) -> int | None:
         """Its exit code, if it has ended."""
@@ -53,20 +57,30 @@ class Forked:
                 selector.register(self._end, selectors.EVENT_READ)
                 if not selector.select(timeout):
                     raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
-            self.returncode = int(self._told.readline())
-            self._told.close()
-            self._end.close()
+            self.returncode = self._number()
+            self._close()
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Unless it was seen to end."""
-        if self.poll() is None:
-            with suppress(ProcessLookupError):  # it has ended, and we hear of it in a moment
+        """Unless it has ended."""
+        if self.returncode is None:
+            with suppress(ProcessLookupError):  # we hear of it in a moment
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it as a power cut would."""
         self.send_signal(signal.SIGKILL)
+
+    def _number(self) -> int:
+        line = self._told.readline()
+        if not line:
+            self._close()
+            raise RuntimeError("the fork server has ended")
+        return int(line)
+
+    def _close(self) -> None:
+        self._told.close()
+        self._end.close()
 
 
 class ForkServer:
@@ -75,12 +89,13 @@ class ForkServer:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._here: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def fork(self, arguments: Sequence[str], environment: Mapping[str, str], out: int, error: int) -> socket.socket:
         """Starts `python -m *arguments`; what is returned tells its process id, and later its exit code, a line each."""
-        here, there = socket.socketpair()
         asked = json.dumps([arguments, dict(environment), str(Path.cwd())]).encode()
         assert len(asked) < LIMIT
+        here, there = socket.socketpair()
         with there, self._lock:
             files = array.array("i", [out, error, there.fileno()])
             self._connection().sendmsg([asked], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
@@ -89,16 +104,15 @@ class ForkServer:
     def _connection(self) -> socket.socket:
         if self._here is None:
             self._here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * LIMIT)
             with there:
-                process = subprocess.Popen(
+                self._process = subprocess.Popen(
                     [sys.executable, "-m", "tests.fork_server", str(there.fileno())],
                     pass_fds=[there.fileno()],
                     cwd=ROOT,
                     env={**os.environ, **ALL_WARNINGS},
                     start_new_session=True,  # who interrupts the tests does not interrupt it
                 )
-            atexit.register(process.wait)
+            atexit.register(self._process.wait)
             atexit.register(self._here.close)  # which is its end
         return self._here
 
@@ -107,10 +121,16 @@ def main(descriptor: int) -> None:
     """Serve until the other end is closed; in each process that is forked, run its program."""
     import aiohttp  # noqa: F401
     import aiokafka  # noqa: F401
-    import faust  # noqa: F401
+    import faust.app
+    import faust.cli.faust
+    import faust.transport.drivers.aiokafka
+    import faust.web.drivers.aiohttp
+    import faust.worker  # noqa: F401
     from transformers import BertModel, GPT2Model, LlamaModel, PreTrainedModel  # noqa: F401
 
     assert threading.active_count() == 1  # forking leaves the others behind
+    sys.stdout.flush()
+    sys.stderr.flush()
     with socket.socket(fileno=descriptor) as asks, selectors.DefaultSelector() as selector:
         asked = _asked(asks, selector)
     if asked is not None:
@@ -137,7 +157,10 @@ def _asked(asks: socket.socket, selector: selectors.BaseSelector) -> tuple[Any, 
                         other.data[1].close()
                 return *json.loads(asked), *files
             there = socket.socket(fileno=files.pop())
-            there.sendall(b"%d\n" % pid)
+            try:
+                there.sendall(b"%d\n" % pid)
+            except BrokenPipeError:  # nobody waits for it
+                os.kill(pid, signal.SIGKILL)
             for each in files:
                 os.close(each)
             selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, there))
@@ -156,6 +179,7 @@ def _become(arguments: list[str], environment: dict[str, str], folder: str, out:
     os.dup2(error, 2)
     for each in (out, error, there):
         os.close(each)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -164,7 +188,7 @@ def _become(arguments: list[str], environment: dict[str, str], folder: str, out:
     try:
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
-        if isinstance(end.code, str):
+        if not isinstance(end.code, int | None):
             raise
         # What Python does then but for the last thing: for two seconds it would look for garbage in all that was imported
         threading._shutdown()

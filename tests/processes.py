@@ -1,10 +1,14 @@
-"""NextMove's programs as a user runs them: the command line, and a worker in a process of its own."""
+"""NextMove's programs: the command line, and a worker in a process of its own.
+
+They are forked from a process that has imported what takes longest (`tests.fork_server`); with `really` they start as a user starts them.
+"""
 
 import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -19,16 +23,20 @@ from tests.fork_server import ALL_WARNINGS, Forked, ForkServer
 READY_LIMIT_S = 120.0
 NEXTMOVE = "stream_app.cli"
 FORKS = ForkServer()
+Process = Forked | subprocess.Popen[bytes]
 
 
-def nextmove(*arguments: str, timeout_s: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+def nextmove(
+    *arguments: str, timeout_s: float = 300, really: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end; settings as keyword arguments, `broker="…"` for NEXTMOVE_BROKER."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
-        process = Forked(FORKS, (NEXTMOVE, *arguments), _environment(environment), out.fileno(), error.fileno())
+        process = _started((NEXTMOVE, *arguments), environment, out.fileno(), error.fileno(), really=really)
         try:
             code = process.wait(timeout_s)
         finally:
             process.kill()
+            process.wait()
         out.seek(0)
         error.seek(0)
         return subprocess.CompletedProcess(["nextmove", *arguments], code, out.read(), error.read())
@@ -38,7 +46,7 @@ class Program:
     """The command line in the background; killed at the latest when the block ends."""
 
     def __init__(self, *arguments: str, **environment: str) -> None:
-        self._process = Forked(FORKS, (NEXTMOVE, *arguments), _environment(environment), 1, 2)
+        self._process = _started((NEXTMOVE, *arguments), environment, 1, 2)
 
     @property
     def running(self) -> bool:
@@ -78,18 +86,23 @@ class WorkerProcess:
     """`nextmove worker` in a process of its own, its output kept in `log_path`."""
 
     def __init__(
-        self, log_path: Path, program: Sequence[str] = ("stream_app.cli", "worker"), **environment: str
+        self,
+        log_path: Path,
+        program: Sequence[str] = ("stream_app.cli", "worker"),
+        *,
+        really: bool = False,
+        **environment: str,
     ) -> None:
-        self._program = program
+        self._program, self._really = program, really
         self.log_path = log_path
         self.port = free_port()
         self._environment = {"web_port": str(self.port), "session_timeout_s": "6", **environment}
-        self._process: Forked | None = None
+        self._process: Process | None = None
 
     def start(self) -> Self:
         """Start, and wait until it is ready."""
         with self.log_path.open("ab") as log:
-            self._process = Forked(FORKS, self._program, _environment(self._environment), log.fileno(), log.fileno())
+            self._process = _started(self._program, self._environment, log.fileno(), log.fileno(), really=self._really)
         deadline = time.monotonic() + READY_LIMIT_S
         while not self.ready():
             assert self._process.poll() is None, f"the worker ended: {self.log()[-2000:]}"
@@ -161,6 +174,15 @@ class WorkerProcess:
 def json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines."""
     return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def _started(
+    program: Sequence[str], settings: Mapping[str, str], out: int, error: int, *, really: bool = False
+) -> Process:
+    environment = _environment(settings)
+    if really:
+        return subprocess.Popen([sys.executable, "-m", *program], env=environment, stdout=out, stderr=error)
+    return Forked(FORKS, program, environment, out, error)
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fork_server import Forked
+from tests.fork_server import Forked, ForkServer
 from tests.processes import FORKS
 
 TELLS = """
@@ -19,8 +19,8 @@ import atexit, json, os, signal, sys, threading
 atexit.register(print, "the end", flush=True)
 print(json.dumps({
     "name": __name__, "arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ),
-    "warnings": sys.warnoptions, "threads": threading.active_count(), "parent": os.getppid(),
-    "files": sorted(os.readlink(f"/proc/self/fd/{each}").split(":")[0] for each in os.listdir("/proc/self/fd")[:-1]),
+    "warnings": sys.warnoptions, "threads": threading.active_count(),
+    "files": sorted(int(each) for each in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{each}")),
     "signals": [str(signal.getsignal(each)) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)],
 }))
 print("worse", file=sys.stderr)
@@ -58,7 +58,7 @@ def test_it_has_its_own_arguments_environment_output_and_end(place):
     )  # fmt: skip
     assert real.returncode == code
     other = json.loads(real.stdout.splitlines()[0])
-    for key in ("name", "arguments", "folder", "warnings", "threads", "signals"):
+    for key in ("name", "arguments", "folder", "warnings", "threads", "files", "signals"):
         assert told[key] == other[key], key
     assert other["environment"] == {**told["environment"], "PYTHONWARNINGS": "default"}
 
@@ -67,7 +67,7 @@ def test_those_that_run_at_once_know_nothing_of_each_other(place):
     with tempfile.TemporaryFile() as out:
         others = [Forked(FORKS, ("stands_still",), environment(place), out.fileno(), out.fileno()) for _ in range(2)]
         _, told, *_ = run(place, "tells")
-        assert not [each for each in told["files"] if each in ("socket", "anon_inode")]
+        assert told["files"] == [0, 1, 2]
         assert [each.poll() for each in others] == [None, None]
         with pytest.raises(subprocess.TimeoutExpired):
             others[0].wait(0.01)
@@ -77,10 +77,23 @@ def test_those_that_run_at_once_know_nothing_of_each_other(place):
         others[0].kill()  # it has ended
 
 
+def test_a_server_that_has_ended_says_so(place):
+    server = ForkServer()
+    with (place / "out").open("wb") as out:
+        process = Forked(server, ("stands_still",), environment(place), out.fileno(), out.fileno())
+        server._process.kill()
+        with pytest.raises(RuntimeError, match="has ended"):
+            process.wait(60)
+        os.kill(process.pid, 0)
+        process.kill()  # nevertheless
+
+
 def test_one_may_be_interrupted(place):
     with (place / "error").open("wb") as error:
         process = Forked(FORKS, ("stands_still",), environment(place), error.fileno(), error.fileno())
+        deadline = time.monotonic() + 60
         while b"here" not in (place / "error").read_bytes():
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == -signal.SIGINT

@@ -59,7 +59,14 @@ SENT: list[tuple[bytes | None, bytes | None, str | None]] = [
 ]  # fmt: skip
 
 
-FAUST = ("faust", "--app", "stream_app.app", "worker", "--loglevel", "info")  # Faust's own command
+FAUST = (
+    "faust",
+    "--app",
+    "stream_app.app",
+    "worker",
+    "--loglevel",
+    "info",
+)  # Faust's own command, really as a user starts it
 
 
 @pytest.fixture(params=["embedded", pytest.param("apache", marks=pytest.mark.kafka)])
@@ -74,7 +81,7 @@ def worker(
     topics = dict.fromkeys((names.events, names.predictions, names.dead_letters, names.changelog), PARTITIONS)
     with EmbeddedBroker(topics) as broker:
         settings = deployment(broker.bootstrap, names, shop_model)
-        with WorkerProcess(tmp_path / "worker.log", program=FAUST, **settings) as process:
+        with WorkerProcess(tmp_path / "worker.log", program=FAUST, really=True, **settings) as process:
             yield process, broker.bootstrap
 
 

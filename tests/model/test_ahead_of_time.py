@@ -223,12 +223,18 @@ def test_names_tell_all_that_a_library_depends_on(monkeypatch):
 def test_other_code_is_another_name(monkeypatch, tmp_path):
     here = ahead_of_time._everywhere.__wrapped__
     before = here()
-    for source in (ahead_of_time.Path(ahead_of_time.__file__).parent).glob("*.py"):
+    model = ahead_of_time.Path(ahead_of_time.__file__).parent
+    for source in model.glob("*.py"):
         shutil.copy(source, tmp_path)
+    shutil.copytree(model / "headers", tmp_path / "headers")
     monkeypatch.setattr(ahead_of_time, "__file__", str(tmp_path / "ahead_of_time.py"))
     assert here() == before
-    (tmp_path / "incremental.py").write_text("# other code")
-    assert here() != before
+    for other in ("headers/regex", "incremental.py"):
+        kept = (tmp_path / other).read_text()
+        (tmp_path / other).write_text("# other code")
+        assert here() != before
+        (tmp_path / other).write_text(kept)
+    assert here() == before
 
 
 def test_so_is_another_processor(monkeypatch):
