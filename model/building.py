@@ -83,6 +83,8 @@ def build(
         try:
             with _headers_of_ours():
                 library = _compiled(exported, options, alone)
+        except _Refused:
+            raise
         except (OSError, RuntimeError) as error:  # where it is not for our headers that it fails, it does so again
             log.info("compiled with no header of ours: %s", " ".join(str(error).split())[:200])
             alone = alone.with_stem("standard")  # one that is loaded once more is the same as before
@@ -122,8 +124,12 @@ def _headers_of_ours() -> Iterator[None]:
             os.environ[LOOKED_AT_FIRST] = before
 
 
+class _Refused(RuntimeError):
+    """A program that is none for a library, whatever compiles it."""
+
+
 def _library_in(package: Path) -> bytes:
-    """The library of a package. Raises RuntimeError where it needs more than itself: operators that only torch's own loader calls."""
+    """The library of a package. Raises _Refused where it needs more than itself: operators that only torch's own loader calls."""
     with zipfile.ZipFile(package) as files:
         (library,) = [name for name in files.namelist() if name.endswith(".so")]
         told = library.removesuffix(".so") + ".json"  # written only where there is something to tell
@@ -131,7 +137,7 @@ def _library_in(package: Path) -> bytes:
             [one["node"]["target"] for one in json.loads(files.read(told))["nodes"]] if told in files.namelist() else []
         )
         if nodes:
-            raise RuntimeError(f"the program has operators that are torch's own loader's alone: {', '.join(nodes)}")
+            raise _Refused(f"the program has operators that are torch's own loader's alone: {', '.join(nodes)}")
         return files.read(library)
 
 
