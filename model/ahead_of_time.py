@@ -189,7 +189,7 @@ def _everywhere() -> tuple[str, ...]:
     """torch, the processor, and this package's code."""
     code = sha256()
     here = Path(__file__).parent
-    for source in sorted((*here.glob("*.py"), *here.glob("headers/*"))):
+    for source in sorted((*here.glob("*.py"), *here.glob("cpp-headers/*"))):
         code.update(source.read_bytes())
     try:
         described = Path("/proc/cpuinfo").read_text()

@@ -1,6 +1,6 @@
 """A program becomes a library on disk: torch.export traces it, AOTInductor writes C++, and the machine's compiler does the rest.
 
-That compiler is given a shorter <regex> than the standard one (`model/headers`), which each library otherwise compiles anew to read the
+That compiler is given a shorter <regex> than the standard one (`model/cpp-headers`), which each library otherwise compiles anew to read the
 name of a device: half of the time that a library takes.
 """
 
@@ -24,7 +24,7 @@ from model.native import Library, write
 
 log = logging.getLogger("nextmove")
 
-HEADERS = Path(__file__).parent / "headers"
+HEADERS = Path(__file__).parent / "cpp-headers"
 AS_THEY_ARE = {"aot_inductor.precompile_headers": False}  # what was precompiled has ours in it
 LOOKED_AT_FIRST = "CPLUS_INCLUDE_PATH"  # folders with headers that gcc and clang prefer to their own
 

@@ -226,10 +226,10 @@ def test_other_code_is_another_name(monkeypatch, tmp_path):
     model = ahead_of_time.Path(ahead_of_time.__file__).parent
     for source in model.glob("*.py"):
         shutil.copy(source, tmp_path)
-    shutil.copytree(model / "headers", tmp_path / "headers")
+    shutil.copytree(model / "cpp-headers", tmp_path / "cpp-headers")
     monkeypatch.setattr(ahead_of_time, "__file__", str(tmp_path / "ahead_of_time.py"))
     assert here() == before
-    for other in ("headers/regex", "incremental.py"):
+    for other in ("cpp-headers/regex", "incremental.py"):
         kept = (tmp_path / other).read_text()
         (tmp_path / other).write_text("# other code")
         assert here() != before
