@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check lint format types benchmark benchmark-setup clean
+.PHONY: setup demo test tests check lint format types benchmark benchmark-setup clean
 
 setup: .venv/ready
 
@@ -15,8 +15,12 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/nextmove demo
 
+# Types are checked beside the tests, a minute in which these wait for brokers.
+test: setup lint
+	$(MAKE) --no-print-directory --jobs 2 types tests
+
 # Two at a time, each file's tests together; torch with one thread in each, for two that share a busy core wait for each other.
-test: setup lint types
+tests: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: test
