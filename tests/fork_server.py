@@ -1,6 +1,6 @@
 """Starts Python programs that need not import what takes longest: it has done so, once, and forks.
 
-A worker imports for ten seconds what never differs, torch, transformers and Faust; tests start more than a hundred. What is forked has
+A worker imports for some ten seconds what never differs, torch, transformers and Faust, and tests start many. What is forked has
 none of our threads, and from there on is the program as `python -m` would run it: its own arguments, environment, output and end. It
 differs in what Python or a package reads when it starts: variables like OMP_NUM_THREADS, the seed of hashes, the order in which modules
 are imported; and after its last exit handler memory is not tidied up. Faust's own command is no module that is found once Faust is
