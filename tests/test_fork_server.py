@@ -15,7 +15,7 @@ from tests.fork_server import Forked, ForkServer
 from tests.processes import FORKS
 
 TELLS = """
-import atexit, json, os, signal, sys, threading
+import atexit, json, os, signal, sys, threading, time
 atexit.register(print, "the end", flush=True)
 print(json.dumps({
     "name": __name__, "arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ),
@@ -24,6 +24,7 @@ print(json.dumps({
     "signals": [str(signal.getsignal(each)) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)],
 }))
 print("worse", file=sys.stderr)
+threading.Thread(target=lambda: (time.sleep(.3), print("a thread", flush=True))).start()
 sys.exit(len(sys.argv))
 """
 STANDS_STILL = "import time\nprint('here', flush=True)\ntime.sleep(60)"
@@ -41,23 +42,25 @@ def environment(place: Path, **more: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "PYTHONPATH": str(place), "LC_ALL": "C.UTF-8", **more}
 
 
-def run(place: Path, *arguments: str, **more: str) -> tuple[int, dict[str, object], str, str]:
+def run(place: Path, *arguments: str, **more: str) -> tuple[int, dict[str, object], list[str], str]:
     with (place / "out").open("wb") as out, (place / "error").open("wb") as error:
         code = Forked(FORKS, arguments, environment(place, **more), out.fileno(), error.fileno()).wait(60)
-    told, end = (place / "out").read_text().splitlines()
+    told, *end = (place / "out").read_text().splitlines()
     return code, json.loads(told), end, (place / "error").read_text()
 
 
 def test_it_has_its_own_arguments_environment_output_and_end(place):
     code, told, end, error = run(place, "tells", "one", "two", COLOUR="green")
     assert code == len(["tells", "one", "two"])
-    assert (end, error) == ("the end", "worse\n")
+    assert (end, error) == (["a thread", "the end"], "worse\n")
     real = subprocess.run(
         [sys.executable, "-m", "tells", "one", "two"], capture_output=True, text=True, check=False,
         env=environment(place, COLOUR="green", PYTHONWARNINGS="default"),
     )  # fmt: skip
     assert real.returncode == code
-    other = json.loads(real.stdout.splitlines()[0])
+    other, *end_of_other = real.stdout.splitlines()
+    assert (end_of_other, real.stderr) == (end, error)
+    other = json.loads(other)
     for key in ("name", "arguments", "folder", "warnings", "threads", "files", "signals"):
         assert told[key] == other[key], key
     assert other["environment"] == {**told["environment"], "PYTHONWARNINGS": "default"}
@@ -98,6 +101,13 @@ def test_one_may_be_interrupted(place):
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == -signal.SIGINT
     assert b"KeyboardInterrupt" in (place / "error").read_bytes()
+
+
+def test_what_it_says_at_its_end_is_no_number(place):
+    (place / "refuses.py").write_text("raise SystemExit('not today')")
+    with (place / "error").open("wb") as error:
+        assert Forked(FORKS, ("refuses",), environment(place), error.fileno(), error.fileno()).wait(60) == 1
+    assert (place / "error").read_text() == "not today\n"
 
 
 def test_what_cannot_be_found_ends_as_a_program_does(place):

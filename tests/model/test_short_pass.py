@@ -253,6 +253,7 @@ def test_what_is_asked_for_later_is_what_is_told():
     [
         (1, 1, {"banned": {"i8", "i9"}}, False),
         (6, 8, {"precision": "int8", "seen": True, "banned": {"i8", "i3000"}, "strangers": True}, True),
+        (8, 8, {"banned": {"i8", "i3000"}, "strangers": True}, True),
     ],
 )
 def test_compiled_it_is_one_library_that_copies_nothing(monkeypatch, users, rows, how, copy):
