@@ -1,7 +1,7 @@
 """A program becomes a library on disk: torch.export traces it, AOTInductor writes C++, and the machine's compiler does the rest.
 
 That compiler is given a shorter <regex> than the standard one (`model/cpp-headers`), which each library otherwise compiles anew to read the
-name of a device: half of the time that a library takes.
+name of a device: half of the time that a small one takes.
 """
 
 from __future__ import annotations

@@ -267,7 +267,7 @@ def test_what_does_not_compile_raises_or_is_run_as_it_is(monkeypatch, built, cap
 
 
 def test_libraries_do_without_the_standard_regex(built, place):
-    """Which is half of the time that it takes to compile one."""
+    """Which is half of the time that it takes to compile a small one."""
     run = AheadOfTime(lambda x: x + 2, lambda _: ({0: ROWS},))
     assert run(torch.ones(5)).tolist() == [1 + 2] * 5
     content = (place / built[-1]).read_bytes()
