@@ -21,7 +21,15 @@ from torch import Tensor
 from model.few import MOST as FEW
 from model.few import Few
 from model.precision import Precision, by_qlinear, lay_out, prepare
-from model.scoring_library import compile_for, compiled_product, of_choose, of_conclude, of_dot, of_rank, of_reduce
+from model.scoring_library import (
+    compile_for,
+    compiled_product,
+    compiled_reduce,
+    of_choose,
+    of_conclude,
+    of_dot,
+    of_rank,
+)
 from model.stages import (
     BLOCK_CELLS,
     GROUP,
@@ -40,7 +48,6 @@ from model.stages import (
     product_alone,
     rank,
     reduce,
-    reduce_fused,
 )
 from model.topk import first_k
 
@@ -110,7 +117,8 @@ class Scorer:
         self._exact = Exact(vectors, bias, allowed, torch.arange(whole, len(bias), device=bias.device))
         self._compiled = compiled
         kind = vectors.device.type
-        self._reduce = compile_for(kind, reduce_fused, of_reduce) if compiled else reduce
+        self._reduce = compiled_reduce(kind) if compiled else reduce
+        self._reduce_alone = compiled_reduce(kind, alone=True) if compiled else reduce
         self._choose = compile_for(kind, choose, of_choose) if compiled else choose
         self._conclude = compile_for(kind, conclude, of_conclude) if compiled else conclude
         self._rank = compile_for(kind, rank, of_rank) if compiled else rank
@@ -259,6 +267,7 @@ class Scorer:
     def _blocks(self, queries: Tensor, hidden: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         """What `reduce` says about each block, [n / GROUP, B] each."""
         vectors, scales, offsets, product, _ = self._table
+        finish = self._reduce_alone if len(queries) == 1 else self._reduce
         alone = self._multiply_alone if len(queries) == 1 else None
         if alone is not None and alone.is_plain:
             alone = None
@@ -286,7 +295,7 @@ class Scorer:
                 in_order.hide(scores, begin, NOTHING[product])
             if hidden is not None:
                 hide(scratch, hidden.t() - (begin - 1), len(scores), NOTHING[product])
-            yield self._reduce(scores, offsets[part], None if scales is None else scales[part], steps)
+            yield finish(scores, offsets[part], None if scales is None else scales[part], steps)
 
 
 def whole(parts: list[Ranked]) -> Ranked:

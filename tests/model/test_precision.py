@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.precision import MOST, ZERO, lay_out, prepare, prepare_for_few
-from model.scoring_library import compile_for, of_reduce
-from model.stages import HiddenInOrder, hide, in_bfloat16, multiplied, reduce_fused
+from model.scoring_library import compiled_reduce
+from model.stages import HiddenInOrder, hide, in_bfloat16, multiplied
 
 FIRST = {"int_mm": 0, "qlinear": ZERO}
 
@@ -62,7 +62,7 @@ def test_a_compiler_rounds_as_well():
     """Where a product and a sum are one instruction. One number of each group of 16 is left: all others are hidden."""
     sums = torch.full((32 * 16, 40), -1e33)
     sums[::16] = torch.randint(-(2**20), 2**20, (32, 40), generator=torch.Generator().manual_seed(3)).float()
-    compiled = compile_for("cpu", reduce_fused, of_reduce)
+    compiled = compiled_reduce("cpu")
     best, mass = compiled(sums, torch.zeros(512), torch.ones(512), torch.ones(40))
     assert not compiled.is_plain
     assert best.tolist() == sums[::16].bfloat16().float().tolist()
@@ -89,3 +89,15 @@ def test_what_is_hidden_in_order_is_what_is_hidden(data, queries, padding, each,
     other[0][0] = 0  # class 0 is never listed, so nobody asks whether it is hidden
     assert torch.cat(found).tolist() == wanted.tolist()
     assert torch.cat(other).tolist() == wanted.tolist()
+
+
+def test_more_blocks_than_sixteen_bits_number():
+    blocks = range(0, 32 * 70_000, 32)
+    hidden = torch.tensor([[0, 5, 32 * 65_535, 32 * 65_536 + 5, blocks.stop - 1]])
+    in_order = HiddenInOrder(hidden, 1, blocks)
+    found = []
+    for begin in blocks:
+        scores = torch.zeros(32, 1)
+        in_order.hide(scores, begin, 1)
+        found += (scores[:, 0].nonzero()[:, 0] + begin).tolist()
+    assert found == hidden[0, 1:].tolist()

@@ -333,6 +333,7 @@ def test_of_few_queries_one_that_is_not_finite_has_no_answer_and_its_neighbours_
     [
         ("bfloat16", 3000, 20, False, 10, (False, True)),
         ("int8", SHORT + 1000, 20, False, 10, (False, True)),
+        ("float32", SHORT + 1000, 20, False, 10, (True,)),
         ("float32", SHORT + 1000, 1, False, 10, (True,)),
         ("float32", 4 * SHORT, 5, True, 40, (False,)),
         ("bfloat16", SHORT + 1000, 1, True, 1000, (True,)),

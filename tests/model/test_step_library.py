@@ -8,8 +8,7 @@ from model.ahead_of_time import AheadOfTime
 from model.config import NextMoveConfig
 from model.incremental import Step
 from model.network import NextMoveModel
-from model.scoring_library import compile_for, of_reduce
-from model.stages import reduce_fused
+from model.scoring_library import compiled_reduce
 from model.step_library import compiled_step
 
 
@@ -35,7 +34,7 @@ def test_versions_of_torch_that_do_it_wrongly_compile_when_called(monkeypatch):
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.11.0+cu130"))
     step = Step(NextMoveModel(NextMoveConfig(width=32)))
     assert not isinstance(compiled_step(step, torch.device("cpu")), AheadOfTime)
-    assert not isinstance(compile_for("cpu", reduce_fused, of_reduce), AheadOfTime)
+    assert not isinstance(compiled_reduce("cpu"), AheadOfTime)
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.15.0"))
     assert isinstance(compiled_step(step, torch.device("cpu")), AheadOfTime)
-    assert isinstance(compile_for("cpu", reduce_fused, of_reduce), AheadOfTime)
+    assert isinstance(compiled_reduce("cpu"), AheadOfTime)
