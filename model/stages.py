@@ -146,9 +146,7 @@ class HiddenInOrder:
         places = hidden * columns + torch.arange(len(hidden))[:, None]
         is_there = (hidden > 0) & (hidden < blocks.stop)  # class 0 is nobody
         block = torch.where(is_there, hidden // blocks.step, len(blocks)).flatten().numpy()
-        few = block.astype(
-            np.min_scalar_type(len(blocks))
-        )  # up to 16 bits numpy's sort is a third of that of all places
+        few = block.astype(np.min_scalar_type(len(blocks)))  # whose sort takes a third of that of all places
         order = np.argsort(few, kind="stable")
         self._places = torch.from_numpy(places.flatten().numpy()[order])
         self._ends = np.cumsum(np.bincount(block, minlength=len(blocks))).tolist()
