@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from typing import NamedTuple
 
+from model.slots import after, before
 from model.window import Step
+
+
+class Order(NamedTuple):
+    """Which steps are one user's, by number."""
+
+    firsts: list[int]  # of each user
+    following: dict[int, int]  # the user's next one, by the one before
+    broken: set[int]  # those of them that do not go on from where the one before ends
 
 
 def spans(steps: Sequence[Step | None], most: int) -> list[list[int]]:
@@ -22,16 +32,36 @@ def spans(steps: Sequence[Step | None], most: int) -> list[list[int]]:
     return found
 
 
-def passes(users: Sequence[str], most: int) -> Iterator[list[int]]:
+def in_order(steps: Sequence[Step]) -> Order:
+    """Steps as they follow each other."""
+    order, latest = Order([], {}, set()), dict[str, int]()
+    for number, step in enumerate(steps):
+        earlier = latest.get(step.user_id)
+        latest[step.user_id] = number
+        if earlier is None:
+            order.firsts.append(number)
+            continue
+        order.following[earlier] = number
+        if before(step) != after(steps[earlier]):
+            order.broken.add(number)
+    return order
+
+
+def passes(
+    users: Sequence[str], most: int, *, late: Container[int] = (), least: int | None = None
+) -> Iterator[list[int]]:
     """Positions, in passes of at most `most`, each of distinct users; a user's in order, one pass after the other.
 
-    Whoever has most left goes first, which makes the fewest passes.
+    Whoever has most left goes first, which makes the fewest passes; of those who have as much left, whoever comes to a `late` position goes
+    last. With `least`, for threads that take turns and should end together, the last two passes' worth goes in passes of so many.
     """
-    left: dict[str, list[int]] = {}
+    by_user: dict[str, list[int]] = {}
     for position, user in enumerate(users):
-        left.setdefault(user, []).append(position)
-    waiting = [positions[::-1] for positions in left.values()]
+        by_user.setdefault(user, []).append(position)
+    waiting, left = [positions[::-1] for positions in by_user.values()], len(users)
     while waiting:
-        waiting.sort(key=len, reverse=True)  # nearly in order already
-        yield [positions.pop() for positions in waiting[:most]]
-        waiting = [positions for positions in waiting if positions]
+        waiting.sort(key=lambda positions: (-len(positions), positions[-1] in late))  # nearly in order already
+        size = most if least is None or left >= 2 * most else min(least, most)
+        some = [positions.pop() for positions in waiting[:size]]
+        yield some
+        waiting, left = [positions for positions in waiting if positions], left - len(some)

@@ -7,8 +7,9 @@ that fails drops what it touched. Use it from one thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from model.graphs import WAYS, Numbers, records
 from model.helper import SHARED, Helper, results
 from model.incremental import fill
 from model.network import NextMoveModel
-from model.passes import passes
+from model.passes import Order, in_order, passes
 from model.pool import Pool, clear, new_pool, slot_bytes
 from model.slots import Counts, Slots, Tag, after
 from model.stepper import Stepper, Tell
@@ -28,6 +29,7 @@ from model.vocabulary import NONE, PAD, Catalogue, Vocabulary
 from model.window import Past, Step, Window, WindowRule
 
 LEAST = 256  # users for whom there must be room
+HALF = 128  # users of a pass that two threads end with: in smaller ones each costs more
 REFILL_TOKENS = 8192  # events of windows per pass
 STRANGE = (1 << 61) - 1
 
@@ -38,6 +40,14 @@ class Answered(NamedTuple):
     steps: list[int]  # which of those that were asked about
     told: Told  # on the host
     strange: list[dict[int, str]]  # per user: identity → name that the vocabulary does not know
+
+
+class _Asked(NamedTuple):
+    """What is to be answered, and who helps."""
+
+    steps: Sequence[Step]
+    window: Callable[[int], Window]
+    helper: Helper | None
 
 
 class StateCache:
@@ -117,13 +127,16 @@ class StateCache:
         was short, passes are smaller from then on.
         """
         try:
-            users = [step.user_id for step in steps]
-            parts = list(passes(users, self.stepper.most))
-            if self._helper is not None and len(parts) == 1 and len(users) >= SHARED:
-                parts = list(passes(users, (len(users) + 1) // 2))
+            users, order = [step.user_id for step in steps], in_order(steps)
+            slots, cold = self._placed(order.firsts, steps)
+            late = order.broken | cold  # so that others need not wait until those are refilled
+            is_shared = self._helper is not None and len(users) >= SHARED
+            least = min(HALF, (len(users) + 1) // 2) if is_shared else None
+            parts = list(passes(users, self.stepper.most, late=late, least=least))
             ahead = WAYS - 1 if self.stepper.recorded else 0
             helper = self._helper if len(parts) > 1 else None
-            with closing(results(self._run(parts, steps, window, tell), ahead=ahead, helper=helper)) as answers:
+            works = self._run(parts, order, _Asked(steps, window, helper), slots, cold, tell)
+            with closing(results(works, ahead=ahead, helper=helper)) as answers:
                 for (some, strange), told in answers:
                     yield Answered(some, told, strange)
             self._slots.used(step.user_id for step in steps)  # in the order of their events, not of the passes
@@ -134,21 +147,48 @@ class StateCache:
             raise
 
     def _run(
-        self, parts: Sequence[list[int]], steps: Sequence[Step], window: Callable[[int], Window], tell: Tell
+        self,
+        parts: Iterable[list[int]],
+        order: Order,
+        asked: _Asked,
+        slots: dict[int, int],
+        cold: set[int],
+        tell: Tell,
     ) -> Iterator[tuple[tuple[list[int], list[dict[int, str]]], Callable[[], Told]]]:
-        """A pass for each part of the steps: which it answers, the strange names of their users, and how to get what is told."""
-        first_of: dict[str, int] = {}
-        for number, step in enumerate(steps):
-            first_of.setdefault(step.user_id, number)
-        slots = self._placed(list(first_of.values()), steps, window)  # refills of all users together
+        """A pass for each part of the steps: which it answers, the strange names of their users, and how to get what is told.
+
+        Of the users' first steps the slots are given, and which of those are cold; the others are found when the step before is done.
+        """
+        refills: dict[int, Callable[[], None]] = {}  # by the step that has to wait for it
+        for some in parts:  # a pass waits for its own alone
+            refills |= self._refills_of([number for number in some if number in cold], slots, asked)
         for some in parts:
-            slots |= self._placed([number for number in some if number not in slots], steps, window)
-            mine = [slots[number] for number in some]
-            now = [steps[number] for number in some]
+            for number in some:
+                if number in refills:
+                    refills.pop(number)()
+            mine = [slots.pop(number) for number in some]
+            now = [asked.steps[number] for number in some]
             told = self.stepper.run(self._columns(now, mine), tell)
+            strange = [self._strange[slot] for slot in mine]
             for step in now:  # their slots hold one event more from now on
                 self._slots.keep(step.user_id, after(step))
-            yield (some, [self._strange[slot] for slot in mine]), told
+            following = [order.following[number] for number in some if number in order.following]
+            found, cold = self._placed(following, asked.steps)
+            slots |= found
+            refills |= self._refills_of([number for number in following if number in cold], slots, asked)
+            yield (some, strange), told
+
+    def _refills_of(
+        self, cold: Sequence[int], slots: Mapping[int, int], asked: _Asked
+    ) -> dict[int, Callable[[], None]]:
+        """By number of each cold step the refill that has to be over before it; a helper may begin at once."""
+        found: dict[int, Callable[[], None]] = {}
+        lengths = [asked.steps[number].length - 1 for number in cold]
+        mine = [slots[number] for number in cold]
+        for some, work in self._refills(mine, lengths, lambda place: asked.window(cold[place])):
+            over = cache(work) if asked.helper is None else asked.helper.start(work)
+            found |= dict.fromkeys((cold[place] for place in some), over)
+        return found
 
     @property
     def recent_users(self) -> list[str]:
@@ -168,7 +208,8 @@ class StateCache:
             for slot in slots:
                 self._strange[slot] = {}
             lengths = [len(one.window.items) for one in new]
-            self._refill_all(slots, lengths, lambda number: new[number].window)
+            for _, work in self._refills(slots, lengths, lambda number: new[number].window):
+                work()
         except BaseException:
             self.distrust(new)
             raise
@@ -183,20 +224,19 @@ class StateCache:
             if slot is not None:
                 clear(self._pool, slot)
 
-    def _placed(self, numbers: Sequence[int], steps: Sequence[Step], window: Callable[[int], Window]) -> dict[int, int]:
-        """The slots of some of the steps, of distinct users, by number; they hold all events but the newest."""
+    def _placed(self, numbers: Sequence[int], steps: Sequence[Step]) -> tuple[dict[int, int], set[int]]:
+        """The slots of some of the steps, of distinct users, by number, and which of them are cold: what their slots hold is of no use."""
         slots = {number: self._slots.find(steps[number]) for number in numbers}
         cold = [number for number, slot in slots.items() if slot is None]
         for number in cold:
             slot = slots[number] = self._slots.take(steps[number].user_id)
             self._strange[slot] = {}
-        found: dict[int, int] = slots  # type: ignore[assignment]  # no None is left
-        before = [steps[number].length - 1 for number in cold]
-        self._refill_all([found[number] for number in cold], before, lambda place: window(cold[place]))
-        return found
+        return slots, set(cold)  # type: ignore[return-value]  # no None is left
 
-    def _refill_all(self, slots: Sequence[int], lengths: Sequence[int], window: Callable[[int], Window]) -> None:
-        """The first `lengths` events of the windows, those of about a length together, REFILL_TOKENS at most at once."""
+    def _refills(
+        self, slots: Sequence[int], lengths: Sequence[int], window: Callable[[int], Window]
+    ) -> Iterator[tuple[list[int], Callable[[], None]]]:
+        """The first `lengths` events of the windows, those of about a length together, REFILL_TOKENS at most at once: places, and the work."""
         longer = sorted((number for number, length in enumerate(lengths) if length), key=lengths.__getitem__)
         while longer:
             width = next(width for width in self._widths if width >= lengths[longer[0]])
@@ -204,7 +244,7 @@ class StateCache:
             some = [number for number in longer[:most] if lengths[number] <= width]
             longer = longer[len(some) :]
             windows = [Window(*(column[: lengths[number]] for column in window(number))) for number in some]  # type: ignore[arg-type]  # a column each
-            self._refill([slots[number] for number in some], windows, width)
+            yield some, partial(self._refill, [slots[number] for number in some], windows, width)
 
     def _refill(self, slots: list[int], windows: list[Window], width: int) -> None:
         """States of all events of the windows."""

@@ -7,7 +7,7 @@ from math import ceil
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.passes import passes, spans
+from model.passes import in_order, passes, spans
 from model.window import Step
 
 
@@ -16,16 +16,68 @@ def steps_of(names: str) -> list[Step | None]:
     return [None if name == "-" else Step(name, 0, -1, n, 0, 1, None, "view", None, 0) for n, name in enumerate(names)]
 
 
-@given(st.lists(st.sampled_from("abcdefgh"), max_size=60), st.integers(1, 9))
-def test_passes_are_few_full_and_in_each_users_order(users: list[str], most: int) -> None:
-    found = list(passes(users, most))
+polls = st.lists(st.sampled_from("abcdefgh"), max_size=60)
+
+
+@given(polls, st.integers(1, 9), st.sets(st.integers(0, 59)))
+def test_passes_are_few_full_and_in_each_users_order(users: list[str], most: int, late: set[int]) -> None:
+    found = list(passes(users, most, late=late))
+    are_in_order(users, found, most)
+    assert len(found) == max(ceil(len(users) / most), max(Counter(users).values(), default=0))
+
+
+@given(polls, st.integers(1, 9), st.integers(1, 9), st.sets(st.integers(0, 59)))
+def test_the_last_two_passes_worth_goes_in_smaller_ones(
+    users: list[str], most: int, least: int, late: set[int]
+) -> None:
+    found = list(passes(users, most, late=late, least=least))
+    are_in_order(users, found, most)
+    left = len(users)
+    for some in found:
+        if left < 2 * most:
+            assert len(some) <= least
+        left -= len(some)
+
+
+def are_in_order(users: list[str], found: list[list[int]], most: int) -> None:
+    """Every position once, in passes of distinct users."""
     assert sorted(position for some in found for position in some) == list(range(len(users)))
     for some in found:
         assert len({users[position] for position in some}) == len(some) <= most
     for user in set(users):
         own = [position for some in found for position in some if users[position] == user]
         assert own == sorted(own)
-    assert len(found) == max(ceil(len(users) / most), max(Counter(users).values(), default=0))
+
+
+def test_two_threads_get_passes_with_which_both_end() -> None:
+    users = [str(number) for number in range(1100)]
+    sizes = [len(some) for some in passes(users, 256, least=128)]
+    assert sizes == [256, 256, 256, 128, 128, 1100 - 3 * 256 - 2 * 128]
+    assert [len(some) for some in passes(users[:200], 256, least=100)] == [100, 100]
+
+
+def test_of_those_with_as_much_left_the_late_ones_go_last() -> None:
+    assert list(passes("abcde", most=2, late={0, 2})) == [[1, 3], [4, 0], [2]]
+    assert list(passes("aab", most=1, late={0})) == [[0], [1], [2]], "two are more than one, late or not"
+    assert list(passes("aab", most=1, late={1})) == [[0], [2], [1]]
+
+
+@given(st.text("abc", max_size=20), st.sets(st.integers(0, 19)))
+def test_a_users_steps_follow_each_other(names: str, wrong: set[int]) -> None:
+    """All but those that begin elsewhere go on from where the one before ended."""
+    steps, lengths, offsets = [], dict[str, int](), dict[str, int]()
+    for offset, name in enumerate(names):
+        if offset in wrong:  # a window that has moved
+            lengths[name] = 0
+        lengths[name] = lengths.get(name, 0) + 1
+        start = -1 if offset in wrong else 0
+        steps.append(Step(name, 0, offsets.get(name, -1), offset, start, lengths[name], None, "view", None, 0))
+        offsets[name] = offset
+    found = in_order(steps)
+    own = {name: [n for n, other in enumerate(names) if other == name] for name in names}
+    assert found.firsts == sorted(mine[0] for mine in own.values())
+    assert found.following == {one: other for mine in own.values() for one, other in pairwise(mine)}
+    assert found.broken == {other for one, other in found.following.items() if {one, other} & wrong}
 
 
 def test_whoever_has_most_left_goes_first() -> None:

@@ -3,6 +3,7 @@
 import copy
 import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event, current_thread
 
 import msgspec
 import numpy as np
@@ -252,7 +253,7 @@ def test_an_error_in_the_helpers_thread_leaves_nothing_to_trust(parts, whole, wr
     assert same(engine.predict(Stream(windows[40:], steps[40:])), whole.predict(windows[40:])) < 1e-5
 
 
-@pytest.mark.parametrize(("events", "sizes"), [(63, [63]), (64, [32, 32]), (85, [43, 42]), (129, [128, 1])])
+@pytest.mark.parametrize(("events", "sizes"), [(63, [63]), (64, [32, 32]), (85, [43, 42]), (129, [65, 64])])
 def test_what_would_be_one_pass_is_shared_by_two_threads(parts, whole, events, sizes):
     for helped, wanted in ((False, [min(events, 128)] + [1] * (events > 128)), (True, sizes)):
         engine = keeping(parts, slots=130, buckets=(1, 128), helped=helped)
@@ -265,6 +266,57 @@ def test_what_would_be_one_pass_is_shared_by_two_threads(parts, whole, events, s
         windows, steps = zip(*lives, strict=True)
         assert same(engine.predict(Stream(windows, steps)), whole.predict(windows)) < 1e-5
         assert seen == wanted
+
+
+def both(parts, hot, cold):
+    """A helped engine that knows some users, and the second events of those and of others."""
+    engine = keeping(parts, slots=130, buckets=(1, 64), helped=True)
+    engine.states.stepper.most = 64
+    row = ("item-1", "view", None, 10**12)
+    lives = [Life(f"user-{n}") for n in range(hot + cold)]
+    firsts = [life.add(row, n) for n, life in enumerate(lives)]
+    engine.predict(Stream(*zip(*firsts[:hot], strict=True)))
+    return engine, Stream(*zip(*(life.add(row, 1000 + n) for n, life in enumerate(reversed(lives))), strict=True))
+
+
+def test_the_helper_refills_while_users_whose_states_are_kept_are_answered(parts, whole):
+    """The cold ones come first in the log, and last in the passes."""
+    engine, given = both(parts, hot=80, cold=40)
+    run, refill, stepped, threads = engine.states.stepper.run, engine.states._refill, Event(), []
+
+    def stepping(*columns):
+        stepped.set()
+        return run(*columns)
+
+    def refilling(*windows):
+        threads.append(current_thread().name)
+        assert stepped.wait(30), "nobody is answered before all are refilled"
+        refill(*windows)
+
+    engine.states.stepper.run, engine.states._refill = stepping, refilling
+    assert same(engine.predict(given), whole.predict(given)) < 1e-5
+    assert threads
+    assert all(name.startswith("helper") for name in threads)
+    assert (engine.states.counts.hits, engine.states.counts.refills) == (80, 80 + 40)
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_refill_that_fails_in_the_helpers_thread_leaves_nothing_to_trust(parts, whole, wrong):
+    engine, given = both(parts, hot=70, cold=60)
+    refill, refilled = engine.states._refill, []
+
+    def failing(*windows):
+        refilled.append(windows)
+        if len(refilled) > wrong:
+            raise RuntimeError("no room")
+        refill(*windows)
+
+    engine.states._refill = failing
+    with pytest.raises(RuntimeError, match="no room"):
+        engine.predict(given)
+    assert engine.states.users == 0
+    engine.states._refill = refill
+    assert same(engine.predict(given), whole.predict(given)) < 1e-5
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(63, [63]), (64, [32, 32]), (101, [51, 50]), (300, [128, 128, 44])])
