@@ -115,6 +115,7 @@ class Scorer:
         whole = len(bias) // (2 * GROUP) * (2 * GROUP)
         self._table = prepare(vectors[:whole], allowed[:whole], precision)
         self._exact = Exact(vectors, bias, allowed, torch.arange(whole, len(bias), device=bias.device))
+        self._cut: dict[int, list[tuple[Tensor, Tensor | None, Tensor]]] = {}  # the table's blocks, by their size
         self._compiled = compiled
         kind = vectors.device.type
         self._reduce = compiled_reduce(kind) if compiled else reduce
@@ -251,9 +252,10 @@ class Scorer:
     def _merge(self, kept: Kept | None, pending: list[tuple[Tensor, Tensor]], first: int, keep: int) -> Kept:
         """The `keep` best of those kept and those pending, from group `first` on; what is lost is added to the rest."""
         groups = sum(len(each) for each, _ in pending)
+        if filling := -groups % SQUARE:  # nothing, of no mass
+            best, mass = (each.new_empty((filling, each.shape[1])) for each in pending[0])
+            pending = [*pending, (best.fill_(-torch.inf), mass.zero_())]
         best, mass = pending[0] if len(pending) == 1 else (torch.cat(each) for each in zip(*pending, strict=True))
-        if filling := -groups % SQUARE:
-            best, mass = F.pad(best, (0, 0, 0, filling), value=-torch.inf), F.pad(mass, (0, 0, 0, filling))
         values, masses, where, lost = self._choose(best, mass, min(keep, groups))
         found = Kept(values, masses, where + first if first else where, lost)
         if kept is None:
@@ -266,7 +268,7 @@ class Scorer:
 
     def _blocks(self, queries: Tensor, hidden: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         """What `reduce` says about each block, [n / GROUP, B] each."""
-        vectors, scales, offsets, product, _ = self._table
+        rows, product = len(self._table.vectors), self._table.product
         finish = self._reduce_alone if len(queries) == 1 else self._reduce
         alone = self._multiply_alone if len(queries) == 1 else None
         if alone is not None and alone.is_plain:
@@ -274,28 +276,39 @@ class Scorer:
         asked, steps = (queries[0], None) if alone is not None else lay_out(queries, self._table)
         most, cells = self._block_alone if len(queries) == 1 else self._block, BLOCK_CELLS * self._room
         size = min(most, max(LEAST, cells // max(1, len(queries)) // (2 * GROUP) * (2 * GROUP)))
-        blocks = range(0, len(vectors), size)
+        blocks = range(0, rows, size)
         in_order = None
         if hidden is not None and queries.device.type == "cpu":
             in_order, hidden = HiddenInOrder(hidden, len(queries), blocks), None
         kind = torch.int32 if product == "int_mm" else asked.dtype
-        room = 0 if product == "qlinear" else min(size, len(vectors)) + 2  # the first and the last for nobody
+        room = 0 if product == "qlinear" else min(size, rows) + 2  # the first and the last for nobody
         scratch = queries.new_empty((room, len(queries)), dtype=kind)
+        inside = scratch[1:-1]
         multiply = torch._int_mm if product == "int_mm" else torch.mm  # noqa: SLF001  # its only name
-        for begin in blocks:
-            part = slice(begin, begin + size)
-            scores = scratch[1 : len(vectors[part]) + 1]
+        for number, (vectors, scales, offsets) in enumerate(self._parts(size)):
             if product == "qlinear":  # which has memory of its own
-                scores = by_qlinear(vectors[part], asked, len(queries))
-            elif alone is not None:
-                scores.copy_(alone(vectors[part], asked))
+                scores = by_qlinear(vectors, asked, len(queries))
             else:
-                multiply(vectors[part], asked, out=scores)
+                scores = inside if number < len(blocks) - 1 else inside[: len(vectors)]
+                if alone is not None:
+                    scores.copy_(alone(vectors, asked))
+                else:
+                    multiply(vectors, asked, out=scores)
             if in_order is not None:
-                in_order.hide(scores, begin, NOTHING[product])
+                in_order.hide(scores, number, NOTHING[product])
             if hidden is not None:
-                hide(scratch, hidden.t() - (begin - 1), len(scores), NOTHING[product])
-            yield finish(scores, offsets[part], None if scales is None else scales[part], steps)
+                hide(scratch, hidden.t() - (blocks[number] - 1), len(scores), NOTHING[product])
+            yield finish(scores, offsets, scales, steps)
+
+    def _parts(self, size: int) -> list[tuple[Tensor, Tensor | None, Tensor]]:
+        """Vectors, scales and offsets of the blocks of that size; cut once, since each cut lets another thread have Python's lock."""
+        if size not in self._cut:
+            vectors, scales, offsets, _, _ = self._table
+            parts = [slice(begin, begin + size) for begin in range(0, len(vectors), size)]
+            self._cut[size] = [
+                (vectors[part], None if scales is None else scales[part], offsets[part]) for part in parts
+            ]
+        return self._cut[size]
 
 
 def whole(parts: list[Ranked]) -> Ranked:

@@ -143,20 +143,18 @@ class HiddenInOrder:
 
     def __init__(self, hidden: Tensor, columns: int, blocks: range) -> None:
         """Hidden classes [B, H] of scores with so many columns, and where blocks begin."""
-        places = hidden * columns + torch.arange(len(hidden))[:, None]
+        block = hidden // blocks.step
+        places = (hidden - block * blocks.step) * columns + torch.arange(len(hidden))[:, None]  # in their block
         is_there = (hidden > 0) & (hidden < blocks.stop)  # class 0 is nobody
-        block = torch.where(is_there, hidden // blocks.step, len(blocks)).flatten().numpy()
-        few = block.astype(np.min_scalar_type(len(blocks)))  # whose sort takes a third of that of all places
+        numbers = torch.where(is_there, block, len(blocks)).flatten().numpy()
+        few = numbers.astype(np.min_scalar_type(len(blocks)))  # whose sort takes a third of that of all places
         order = np.argsort(few, kind="stable")
-        self._places = torch.from_numpy(places.flatten().numpy()[order])
-        self._ends = np.cumsum(np.bincount(block, minlength=len(blocks))).tolist()
-        self._columns, self._step = columns, blocks.step
+        counts = np.bincount(few, minlength=len(blocks) + 1).tolist()
+        self._places = torch.split(torch.from_numpy(places.flatten().numpy()[order]), counts)
 
-    def hide(self, scores: Tensor, begin: int, nothing: float) -> None:
-        """Blots out those that are among the rows of scores [n, B'], the first of which is class `begin`."""
-        block = begin // self._step
-        places = self._places[self._ends[block - 1] if block else 0 : self._ends[block]]
-        scores.view(-1).index_fill_(0, places - begin * self._columns, nothing)
+    def hide(self, scores: Tensor, number: int, nothing: float) -> None:
+        """Blots out those that are among the rows of scores [n, B'], which are the block of that number."""
+        scores.view(-1).index_fill_(0, self._places[number], nothing)
 
 
 def reduce(scores: Tensor, offsets: Tensor, scales: Tensor | None, steps: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -82,7 +82,7 @@ def test_what_is_hidden_in_order_is_what_is_hidden(data, queries, padding, each,
     for begin in range(0, rows, size):
         part = len(wanted[begin : begin + size])
         found.append(torch.zeros(part, columns))
-        in_order.hide(found[-1], begin, -1)
+        in_order.hide(found[-1], begin // size, -1)
         scratch = torch.zeros(part + 2, columns)
         hide(scratch, hidden.t() - (begin - 1), part, -1)
         other.append(scratch[1:-1])
@@ -96,8 +96,8 @@ def test_more_blocks_than_sixteen_bits_number():
     hidden = torch.tensor([[0, 5, 32 * 65_535, 32 * 65_536 + 5, blocks.stop - 1]])
     in_order = HiddenInOrder(hidden, 1, blocks)
     found = []
-    for begin in blocks:
+    for number, begin in enumerate(blocks):
         scores = torch.zeros(32, 1)
-        in_order.hide(scores, begin, 1)
+        in_order.hide(scores, number, 1)
         found += (scores[:, 0].nonzero()[:, 0] + begin).tolist()
     assert found == hidden[0, 1:].tolist()
