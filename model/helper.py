@@ -33,11 +33,13 @@ class Helper:
     def __init__(self) -> None:
         """The second thread has as many threads of torch's as the one that this is called from."""
         self._thread = ThreadPoolExecutor(1, "helper", _begin, (torch.get_num_threads(),))
-        self._under_way: deque[Later[object]] = deque()  # in order; those of which it is not known that they are done
+        self._under_way: deque[Later[object]] = (
+            deque()
+        )  # in order; those whose results nobody is known to have asked for
 
     def start(self, work: Callable[[], R]) -> Later[R]:
         """The work as something to ask for; it runs in inference mode."""
-        while self._under_way and self._under_way[0].done:
+        while self._under_way and self._under_way[0].asked:
             self._under_way.popleft()
         work = partial(_in_inference, work)
         try:
@@ -75,6 +77,11 @@ class Later(Generic[R]):
         """Whether the result, or an error, is there."""
         return self._future.done()
 
+    @property
+    def asked(self) -> bool:
+        """Whether somebody asked for the result, or it was ended: nothing is kept of it any more."""
+        return self._future is _OVER
+
     def __call__(self) -> R:
         """The result, for whoever asks first; raises what the work raised."""
         self._catch_up(self)
@@ -102,6 +109,7 @@ class Later(Generic[R]):
         """Once this returns nobody does it: it is over, or nobody will begin."""
         if not self._future.cancel():
             wait([self._future])
+        self._future = _OVER  # an error would keep what its traceback keeps
 
 
 _OVER: Future[Any] = Future()  # of works whose results were asked for
@@ -113,7 +121,8 @@ def results(
 ) -> Generator[tuple[K, R], None, None]:
     """Results in order, each asked for when `ahead` later ones are under way, or nothing more comes.
 
-    With a helper, it and whoever asks do the works, AHEAD of them under way; if that ends early, by an error or otherwise, none is any more.
+    With a helper, it and whoever asks do the works, AHEAD of them under way; if that ends early, by an error or otherwise, none is any more,
+    nor is anything else that was started with that helper meanwhile.
     """
     waiting: deque[tuple[K, Callable[[], R]]] = deque()
     try:

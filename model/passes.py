@@ -10,11 +10,11 @@ from model.window import Step
 
 
 class Order(NamedTuple):
-    """Which steps are one user's, by number."""
+    """Which steps are one user's, by number, and where the states that one leaves are of no use to the next."""
 
     firsts: list[int]  # of each user
     following: dict[int, int]  # the user's next one, by the one before
-    broken: set[int]  # those of them that do not go on from where the one before ends
+    broken: set[int]  # those of them that do not go on from where the one before ends: a refill comes first
 
 
 def spans(steps: Sequence[Step | None], most: int) -> list[list[int]]:

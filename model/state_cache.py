@@ -29,7 +29,7 @@ from model.vocabulary import NONE, PAD, Catalogue, Vocabulary
 from model.window import Past, Step, Window, WindowRule
 
 LEAST = 256  # users for whom there must be room
-HALF = 128  # users of a pass that two threads end with: in smaller ones each costs more
+LAST = 128  # users at most of a pass that two threads end with: in smaller ones each costs more
 REFILL_TOKENS = 8192  # events of windows per pass
 STRANGE = (1 << 61) - 1
 
@@ -68,8 +68,8 @@ class StateCache:
     ) -> None:
         """Keys and values are kept, and blocks computed, in `dtype`; a pass has at most as many rows as the last bucket.
 
-        What a recurrent backbone keeps is float32, and so are its products. A helper, for CPUs, makes answers of passes while the next
-        ones are computed.
+        What a recurrent backbone keeps is float32, and so are its products. A helper, for CPUs, refills, and makes answers of passes,
+        while others are computed.
         """
         each = slot_bytes(model, rule.events, dtype)
         self.device = torch.device(device)
@@ -122,20 +122,22 @@ class StateCache:
     ) -> Generator[Answered, None, None]:
         """One more event with each step, of at most `room` users, each user's in order: parts of the steps, and their answers.
 
-        `window(n)` is the whole window of step n; it is asked for where nothing fits. A device of its own is one pass ahead of whoever
-        takes the answers. After an error, or if it is closed before its end, the states of all these users are dropped; where memory
+        `window(n)` is the whole window of step n; it is asked for where nothing fits, maybe by the helper's thread. A device of its own is one
+        pass ahead of whoever takes the answers. After an error, or if it is closed before its end, the states of all these users are dropped; where memory
         was short, passes are smaller from then on.
         """
         try:
             users, order = [step.user_id for step in steps], in_order(steps)
             slots, cold = self._placed(order.firsts, steps)
-            late = order.broken | cold  # so that others need not wait until those are refilled
+            late = {
+                number for number in order.broken | cold if steps[number].length > 1
+            }  # others need not wait for those
             is_shared = self._helper is not None and len(users) >= SHARED
-            least = min(HALF, (len(users) + 1) // 2) if is_shared else None
+            least = min(LAST, (len(users) + 1) // 2) if is_shared else None
             parts = list(passes(users, self.stepper.most, late=late, least=least))
             ahead = WAYS - 1 if self.stepper.recorded else 0
             helper = self._helper if len(parts) > 1 else None
-            works = self._run(parts, order, _Asked(steps, window, helper), slots, cold, tell)
+            works = self._run(parts, order, _Asked(steps, window, helper if is_shared else None), slots, cold, tell)
             with closing(results(works, ahead=ahead, helper=helper)) as answers:
                 for (some, strange), told in answers:
                     yield Answered(some, told, strange)
@@ -148,7 +150,7 @@ class StateCache:
 
     def _run(
         self,
-        parts: Iterable[list[int]],
+        parts: Sequence[list[int]],
         order: Order,
         asked: _Asked,
         slots: dict[int, int],
@@ -159,9 +161,13 @@ class StateCache:
 
         Of the users' first steps the slots are given, and which of those are cold; the others are found when the step before is done.
         """
-        refills: dict[int, Callable[[], None]] = {}  # by the step that has to wait for it
-        for some in parts:  # a pass waits for its own alone
-            refills |= self._refills_of([number for number in some if number in cold], slots, asked)
+        early = parts[
+            : 1 if asked.helper is not None else len(parts)
+        ]  # what is waited for at once is nobody else's to begin
+        soon, later = (
+            [number for some in each for number in some if number in cold] for each in (early, parts[len(early) :])
+        )
+        refills = self._refills_of(later, slots, asked) | self._refills_of(soon, slots, asked._replace(helper=None))
         for some in parts:
             for number in some:
                 if number in refills:
@@ -173,15 +179,15 @@ class StateCache:
             for step in now:  # their slots hold one event more from now on
                 self._slots.keep(step.user_id, after(step))
             following = [order.following[number] for number in some if number in order.following]
-            found, cold = self._placed(following, asked.steps)
+            found, too_cold = self._placed(following, asked.steps)
             slots |= found
-            refills |= self._refills_of([number for number in following if number in cold], slots, asked)
+            refills |= self._refills_of([number for number in following if number in too_cold], slots, asked)
             yield (some, strange), told
 
     def _refills_of(
         self, cold: Sequence[int], slots: Mapping[int, int], asked: _Asked
     ) -> dict[int, Callable[[], None]]:
-        """By number of each cold step the refill that has to be over before it; a helper may begin at once."""
+        """By number of each cold step the refill that has to be over before it; a helper may begin at once, else it is done when it is asked for."""
         found: dict[int, Callable[[], None]] = {}
         lengths = [asked.steps[number].length - 1 for number in cold]
         mine = [slots[number] for number in cold]
@@ -243,12 +249,12 @@ class StateCache:
             most = max(1, REFILL_TOKENS // width)
             some = [number for number in longer[:most] if lengths[number] <= width]
             longer = longer[len(some) :]
-            windows = [Window(*(column[: lengths[number]] for column in window(number))) for number in some]  # type: ignore[arg-type]  # a column each
+            windows = (Window(*(column[: lengths[number]] for column in window(number))) for number in some)  # type: ignore[arg-type]  # a column each
             yield some, partial(self._refill, [slots[number] for number in some], windows, width)
 
-    def _refill(self, slots: list[int], windows: list[Window], width: int) -> None:
-        """States of all events of the windows."""
-        columns = encode(windows, self._vocabulary)
+    def _refill(self, slots: list[int], windows: Iterable[Window], width: int) -> None:
+        """States of all events of the windows, which are large and so cut only now."""
+        columns = encode(list(windows), self._vocabulary)
         batch = pad(columns, columns.starts, columns.lengths, width)
         for ids, names, catalogue in (
             (batch.item_ids, columns.unknown_items, self._vocabulary.items),

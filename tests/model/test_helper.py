@@ -235,6 +235,35 @@ def test_an_error_is_not_kept_by_what_it_keeps(here: bool) -> None:
         gc.enable()
 
 
+def test_an_error_that_nobody_asks_for_is_not_kept_either() -> None:
+    """Another one was asked for first, and ended the batch."""
+    aid = Helper()
+    held, release = threading.Event(), threading.Event()
+    aid.start(lambda: (held.set(), release.wait(LIMIT_S)))
+    assert held.wait(LIMIT_S)
+
+    def wrong(thing: set[int]) -> None:
+        raise ValueError(len(thing))
+
+    def batch() -> weakref.ref[set[int]]:
+        thing: set[int] = Batch((1, 2, 3))
+        refills = [aid.start(partial(wrong, thing)) for _ in range(2)]
+        for refill in reversed(refills):
+            refill.take()
+        aid.start(lambda: None)
+        with pytest.raises(ValueError, match="3"):
+            refills[0]()
+        release.set()
+        aid.settle()
+        return weakref.ref(thing)
+
+    gc.disable()
+    try:
+        assert batch()() is None
+    finally:
+        gc.enable()
+
+
 class Batch(set[int]):
     """Something that can be referred to weakly."""
 

@@ -32,11 +32,11 @@ def test_the_last_two_passes_worth_goes_in_smaller_ones(
 ) -> None:
     found = list(passes(users, most, late=late, least=least))
     are_in_order(users, found, most)
-    left = len(users)
+    left, own = Counter(users), len(users)
     for some in found:
-        if left < 2 * most:
-            assert len(some) <= least
-        left -= len(some)
+        assert len(some) == min(most if own >= 2 * most else min(least, most), len(+left))
+        own -= len(some)
+        left.subtract(users[position] for position in some)
 
 
 def are_in_order(users: list[str], found: list[list[int]], most: int) -> None:
@@ -54,6 +54,12 @@ def test_two_threads_get_passes_with_which_both_end() -> None:
     sizes = [len(some) for some in passes(users, 256, least=128)]
     assert sizes == [256, 256, 256, 128, 128, 1100 - 3 * 256 - 2 * 128]
     assert [len(some) for some in passes(users[:200], 256, least=100)] == [100, 100]
+
+
+@given(st.integers(0, 40), st.integers(1, 9), st.sets(st.integers(0, 39)))
+def test_of_users_with_one_step_each_the_late_ones_are_last(count: int, most: int, late: set[int]) -> None:
+    order = [position for some in passes([str(n) for n in range(count)], most, late=late) for position in some]
+    assert order == sorted(range(count), key=lambda position: (position in late, position))
 
 
 def test_of_those_with_as_much_left_the_late_ones_go_last() -> None:

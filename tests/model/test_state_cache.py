@@ -282,14 +282,17 @@ def both(parts, hot, cold):
 def test_the_helper_refills_while_users_whose_states_are_kept_are_answered(parts, whole):
     """The cold ones come first in the log, and last in the passes."""
     engine, given = both(parts, hot=80, cold=40)
-    run, refill, stepped, threads = engine.states.stepper.run, engine.states._refill, Event(), []
+    run, refill, threads = engine.states.stepper.run, engine.states._refill, []
+    begun, stepped = Event(), Event()
 
     def stepping(*columns):
+        assert begun.wait(30), "nobody refills while others are answered"
         stepped.set()
         return run(*columns)
 
     def refilling(*windows):
         threads.append(current_thread().name)
+        begun.set()
         assert stepped.wait(30), "nobody is answered before all are refilled"
         refill(*windows)
 
@@ -301,8 +304,9 @@ def test_the_helper_refills_while_users_whose_states_are_kept_are_answered(parts
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
-def test_a_refill_that_fails_in_the_helpers_thread_leaves_nothing_to_trust(parts, whole, wrong):
-    engine, given = both(parts, hot=70, cold=60)
+def test_a_refill_that_fails_in_either_thread_leaves_nothing_to_trust(parts, whole, wrong):
+    """Those of the first pass, which has room for more than the users whose states are kept, are the first thread's."""
+    engine, given = both(parts, hot=40, cold=90)
     refill, refilled = engine.states._refill, []
 
     def failing(*windows):
@@ -499,10 +503,18 @@ def test_a_batch_of_cold_users_is_computed_in_passes(model_directory, monkeypatc
     assert engine.states.room > count
     fill = state_cache.fill
     monkeypatch.setattr(state_cache, "fill", lambda *given: (passes.append(given[3].item_ids.shape), fill(*given))[1])
+    cut = []
+
+    class Watched(Stream):
+        def __getitem__(self, position):
+            cut.append(position)
+            assert len(cut) - sum(rows for rows, _ in passes) <= state_cache.REFILL_TOKENS // 50, "windows lie ready"
+            return super().__getitem__(position)
+
     window = Window(["i1"] * 100, ["view"] * 100, [None] * 100, list(range(100)))
     steps = [Step(f"u{n}", 0, 98, 99, 0, 100, "i1", "view", None, 99) for n in range(count)]
-    assert len(engine.predict(Stream([window] * count, steps))) == count
-    assert sum(rows for rows, _ in passes) == count
+    assert len(engine.predict(Watched([window] * count, steps))) == count
+    assert sum(rows for rows, _ in passes) == len(cut) == count
     assert max(rows * width for rows, width in passes) <= state_cache.REFILL_TOKENS
 
 
