@@ -123,15 +123,13 @@ class StateCache:
         """One more event with each step, of at most `room` users, each user's in order: parts of the steps, and their answers.
 
         `window(n)` is the whole window of step n; it is asked for where nothing fits, maybe by the helper's thread. A device of its own is one
-        pass ahead of whoever takes the answers. After an error, or if it is closed before its end, the states of all these users are dropped; where memory
-        was short, passes are smaller from then on.
+        pass ahead of whoever takes the answers. After an error, or if it is closed before its end, the states of all these users are dropped;
+        where memory was short, passes are smaller from then on.
         """
         try:
             users, order = [step.user_id for step in steps], in_order(steps)
             slots, cold = self._placed(order.firsts, steps)
-            late = {
-                number for number in order.broken | cold if steps[number].length > 1
-            }  # others need not wait for those
+            late = {number for number in order.broken | cold if steps[number].length > 1}  # others need not wait
             is_shared = self._helper is not None and len(users) >= SHARED
             least = min(LAST, (len(users) + 1) // 2) if is_shared else None
             parts = list(passes(users, self.stepper.most, late=late, least=least))
@@ -161,12 +159,9 @@ class StateCache:
 
         Of the users' first steps the slots are given, and which of those are cold; the others are found when the step before is done.
         """
-        early = parts[
-            : 1 if asked.helper is not None else len(parts)
-        ]  # what is waited for at once is nobody else's to begin
-        soon, later = (
-            [number for some in each for number in some if number in cold] for each in (early, parts[len(early) :])
-        )
+        first = len(parts) if asked.helper is None else 1  # what that waits for at once is nobody else's to begin
+        soon = [number for some in parts[:first] for number in some if number in cold]
+        later = [number for some in parts[first:] for number in some if number in cold]
         refills = self._refills_of(later, slots, asked) | self._refills_of(soon, slots, asked._replace(helper=None))
         for some in parts:
             for number in some:
@@ -187,7 +182,7 @@ class StateCache:
     def _refills_of(
         self, cold: Sequence[int], slots: Mapping[int, int], asked: _Asked
     ) -> dict[int, Callable[[], None]]:
-        """By number of each cold step the refill that has to be over before it; a helper may begin at once, else it is done when it is asked for."""
+        """By number of each cold step the refill that has to be over before it: a helper may begin at once, without one it is done when asked for."""
         found: dict[int, Callable[[], None]] = {}
         lengths = [asked.steps[number].length - 1 for number in cold]
         mine = [slots[number] for number in cold]
