@@ -33,9 +33,8 @@ class Helper:
     def __init__(self) -> None:
         """The second thread has as many threads of torch's as the one that this is called from."""
         self._thread = ThreadPoolExecutor(1, "helper", _begin, (torch.get_num_threads(),))
-        self._under_way: deque[Later[object]] = (
-            deque()
-        )  # in order; those whose results nobody is known to have asked for
+        # In order, those whose results nobody is known to have asked for
+        self._under_way: deque[Later[object]] = deque()
 
     def start(self, work: Callable[[], R]) -> Later[R]:
         """The work as something to ask for; it runs in inference mode."""

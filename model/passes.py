@@ -48,12 +48,12 @@ def in_order(steps: Sequence[Step]) -> Order:
 
 
 def passes(
-    users: Sequence[str], most: int, *, late: Container[int] = (), least: int | None = None
+    users: Sequence[str], most: int, *, late: Container[int] = (), at_end: int | None = None
 ) -> Iterator[list[int]]:
     """Positions, in passes of at most `most`, each of distinct users; a user's in order, one pass after the other.
 
     Whoever has most left goes first, which makes the fewest passes; of those who have as much left, whoever comes to a `late` position goes
-    last. With `least`, for threads that take turns and should end together, the last two passes' worth goes in passes of so many.
+    last. With `at_end`, for threads that take turns and should end together, the last two passes' worth goes in passes of at most so many.
     """
     by_user: dict[str, list[int]] = {}
     for position, user in enumerate(users):
@@ -61,7 +61,7 @@ def passes(
     waiting, left = [positions[::-1] for positions in by_user.values()], len(users)
     while waiting:
         waiting.sort(key=lambda positions: (-len(positions), positions[-1] in late))  # nearly in order already
-        size = most if least is None or left >= 2 * most else min(least, most)
+        size = most if at_end is None or left >= 2 * most else min(at_end, most)
         some = [positions.pop() for positions in waiting[:size]]
         yield some
         waiting, left = [positions for positions in waiting if positions], left - len(some)

@@ -131,8 +131,8 @@ class StateCache:
             slots, cold = self._placed(order.firsts, steps)
             late = {number for number in order.broken | cold if steps[number].length > 1}  # others need not wait
             is_shared = self._helper is not None and len(users) >= SHARED
-            least = min(LAST, (len(users) + 1) // 2) if is_shared else None
-            parts = list(passes(users, self.stepper.most, late=late, least=least))
+            at_end = min(LAST, (len(users) + 1) // 2) if is_shared else None
+            parts = list(passes(users, self.stepper.most, late=late, at_end=at_end))
             ahead = WAYS - 1 if self.stepper.recorded else 0
             helper = self._helper if len(parts) > 1 else None
             works = self._run(parts, order, _Asked(steps, window, helper if is_shared else None), slots, cold, tell)

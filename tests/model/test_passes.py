@@ -28,13 +28,13 @@ def test_passes_are_few_full_and_in_each_users_order(users: list[str], most: int
 
 @given(polls, st.integers(1, 9), st.integers(1, 9), st.sets(st.integers(0, 59)))
 def test_the_last_two_passes_worth_goes_in_smaller_ones(
-    users: list[str], most: int, least: int, late: set[int]
+    users: list[str], most: int, at_end: int, late: set[int]
 ) -> None:
-    found = list(passes(users, most, late=late, least=least))
+    found = list(passes(users, most, late=late, at_end=at_end))
     are_in_order(users, found, most)
     left, own = Counter(users), len(users)
     for some in found:
-        assert len(some) == min(most if own >= 2 * most else min(least, most), len(+left))
+        assert len(some) == min(most if own >= 2 * most else min(at_end, most), len(+left))
         own -= len(some)
         left.subtract(users[position] for position in some)
 
@@ -51,9 +51,9 @@ def are_in_order(users: list[str], found: list[list[int]], most: int) -> None:
 
 def test_two_threads_get_passes_with_which_both_end() -> None:
     users = [str(number) for number in range(1100)]
-    sizes = [len(some) for some in passes(users, 256, least=128)]
+    sizes = [len(some) for some in passes(users, 256, at_end=128)]
     assert sizes == [256, 256, 256, 128, 128, 1100 - 3 * 256 - 2 * 128]
-    assert [len(some) for some in passes(users[:200], 256, least=100)] == [100, 100]
+    assert [len(some) for some in passes(users[:200], 256, at_end=100)] == [100, 100]
 
 
 @given(st.integers(0, 40), st.integers(1, 9), st.sets(st.integers(0, 39)))

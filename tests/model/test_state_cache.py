@@ -3,7 +3,7 @@
 import copy
 import time
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event, current_thread
+from threading import Event, current_thread, main_thread
 
 import msgspec
 import numpy as np
@@ -301,6 +301,26 @@ def test_the_helper_refills_while_users_whose_states_are_kept_are_answered(parts
     assert threads
     assert all(name.startswith("helper") for name in threads)
     assert (engine.states.counts.hits, engine.states.counts.refills) == (80, 80 + 40)
+
+
+def refills_of(engine, given):
+    """How many users each refill is of, and whether it is this thread's, while an engine answers."""
+    refill, found = engine.states._refill, []
+    engine.states._refill = lambda slots, *rest: (
+        found.append((len(slots), current_thread() is main_thread())), refill(slots, *rest),
+    )[1]  # fmt: skip
+    engine.predict(given)
+    return found
+
+
+def test_what_the_first_pass_waits_for_is_not_left_to_the_helper(parts):
+    """Nor is anything in a batch that is too small to be shared."""
+    engine, given = both(parts, hot=40, cold=90)
+    assert (64 - 40, True) in (found := refills_of(engine, given))
+    assert sum(users for users, _ in found) == 90
+    engine = keeping(parts, slots=8, helped=True)
+    windows, steps = stream(40, users=1)
+    assert refills_of(engine, Stream(windows[10:12], steps[10:12])) == [(1, True)]
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
