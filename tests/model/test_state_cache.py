@@ -318,9 +318,9 @@ def test_what_the_first_pass_waits_for_is_not_left_to_the_helper(parts):
     engine, given = both(parts, hot=40, cold=90)
     assert (64 - 40, True) in (found := refills_of(engine, given))
     assert sum(users for users, _ in found) == 90
-    engine = keeping(parts, slots=8, helped=True)
-    windows, steps = stream(40, users=1)
-    assert refills_of(engine, Stream(windows[10:12], steps[10:12])) == [(1, True)]
+    engine, given = both(parts, hot=1, cold=3)
+    engine.states.stepper.most = 1
+    assert refills_of(engine, given) == [(3, True)]
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
