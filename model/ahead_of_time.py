@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,7 @@ from threading import Lock
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from model.building import Sizes, build
@@ -145,8 +147,11 @@ class AheadOfTime(Generic[P, R]):
         with ONE_AT_A_TIME:
             library = _load(path)
             if library is None:
-                build(flat, sizes, examples, self._options, path)
-                library = Library(path)
+                with one_process(path):
+                    library = _load(path)
+                    if library is None:
+                        build(flat, sizes, examples, self._options, path)
+                        library = Library(path)
         library.give({name: weights[name].detach() for name in library.weights})
         rebuild = _builder(self._program(*rebuilt(flat.args, iter(examples))))
 
@@ -155,6 +160,14 @@ class AheadOfTime(Generic[P, R]):
             return rebuild(iter(answers))  # type: ignore[no-any-return]  # of that type
 
         return run
+
+
+@contextmanager
+def one_process(path: Path) -> Iterator[None]:
+    """Of several that start with an empty folder one compiles a library, and the others wait for it: the compiler takes all that a core has."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # a process that ends, in whatever way, lets go of it
+        yield
 
 
 def signature(args: tuple[Any, ...], tensors: list[Tensor]) -> Kind:

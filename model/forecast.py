@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypedDict
+
+from msgspec import Struct
 
 
 class Item(TypedDict):
@@ -21,8 +22,7 @@ class Category(TypedDict):
     probability: float
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(Struct, frozen=True):  # made at a tenth of a data class's cost
     """One answer; probabilities are of the user's next event unless said otherwise."""
 
     next_behaviors: list[float]  # aligned with the engine's behaviours, sums to 1

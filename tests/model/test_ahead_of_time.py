@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +21,7 @@ from model import ahead_of_time, building, native
 from model.ahead_of_time import AheadOfTime, folder
 from model.building import Size
 
+ROOT = Path(__file__).parents[2]
 ROWS, COLUMNS = Size("rows"), Size("columns", least=1, multiple=4)
 
 
@@ -111,6 +115,50 @@ def test_two_threads_whose_program_does_not_compile_try_once(built, monkeypatch,
     assert len(tries) == 1
     assert caplog.text.count("program is not compiled: no compiler") == 1
     assert run.is_plain
+
+
+def test_of_two_processes_one_compiles(tmp_path):
+    """They start together, with a folder that is empty; both answer."""
+    code = """
+import sys
+from model import ahead_of_time
+from model.ahead_of_time import AheadOfTime
+from tests.model.test_ahead_of_time import asked, check, of_program, program
+build = ahead_of_time.build
+ahead_of_time.build = lambda *given: (print("compiles", flush=True), build(*given))
+print("ready", flush=True)
+sys.stdin.readline()
+given = asked(5, 8)
+check(AheadOfTime(program, of_program)(*given), given)
+"""
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(
+                subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+                )
+            )
+            for _ in range(2)
+        ]
+        assert [one.stdout.readline() for one in both] == ["ready\n"] * 2
+        for one in both:
+            one.stdin.write("go\n")
+            one.stdin.flush()
+        said = [one.communicate()[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0]
+    assert "".join(said) == "compiles\n"
+
+
+def test_a_folder_that_nobody_may_write_to_is_read(built, place, monkeypatch):
+    """A cache that came with an image: no lock is asked for where the library is there."""
+    given = asked(6, 4)
+    check(AheadOfTime(program, of_program)(*given), given)
+    monkeypatch.setattr(ahead_of_time, "FileLock", lambda path: pytest.fail(f"{path} is to be written"))
+    built.clear()
+    check(AheadOfTime(program, of_program)(*given), given)
+    assert built == []
 
 
 def test_one_library_is_for_all_sizes_and_the_next_process_finds_it(built):

@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, MutableSet, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
 from types import SimpleNamespace
 from typing import Any, Self
@@ -24,6 +24,7 @@ from faust.types.tuples import ConsumerMessage
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from model.forecast import Forecast, Item
 from model.window import Past, Window, WindowRule

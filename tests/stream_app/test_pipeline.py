@@ -13,6 +13,7 @@ import pytest
 from aiokafka.producer.message_accumulator import BatchBuilder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from model.engine import Engine
 from model.forecast import Forecast, Item
@@ -182,7 +183,9 @@ def test_the_windows_of_several_batches_stand_in_order() -> None:
 
 
 def test_numbers_go_out_as_the_model_gave_them() -> None:
-    third = replace(echo(Window(["i"], ["view"], [None], [0])), churn_probability=1 / 3, next_behaviors=[2 / 3, 1 / 3])
+    third = structs.replace(
+        echo(Window(["i"], ["view"], [None], [0])), churn_probability=1 / 3, next_behaviors=[2 / 3, 1 / 3]
+    )
     _, outputs = run(pipeline(predictor=Echo(answer=lambda _: third)), [event_record("u", 0)])
     prediction = read(outputs.predictions[0][1])
     assert prediction.churn_probability == 1 / 3
@@ -387,7 +390,7 @@ def test_an_erased_user_is_not_scored() -> None:
 
 def test_each_event_is_scored_once_against_the_prediction_before_it() -> None:
     always_b: list[Item] = [{"item_id": "b", "probability": 0.5, "behavior": None}]
-    steps = pipeline(predictor=Echo(answer=lambda window: replace(echo(window), next_items=always_b)))
+    steps = pipeline(predictor=Echo(answer=lambda window: structs.replace(echo(window), next_items=always_b)))
     records = [event_record("u", n, NOW_MS + n, item_id=item, event_id=item) for n, item in enumerate("aba")]
     run(steps, records[:2])
     assert (steps.scores.model.events, steps.scores.model.hits) == (1, 1)

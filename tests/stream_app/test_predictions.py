@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import pytest
 from cloudevents.v1.kafka import KafkaMessage, from_binary
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from model.forecast import Category, Forecast, Item
 from stream_app import predictions
