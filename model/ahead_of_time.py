@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -166,7 +166,10 @@ class AheadOfTime(Generic[P, R]):
 def one_process(path: Path) -> Iterator[None]:
     """Of several that start with an empty folder one compiles a library, and the others wait for it: the compiler takes all that a core has."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # a process that ends, in whatever way, lets go of it
+    with ExitStack() as held:
+        # A process that ends, in whatever way, lets go of it; without locks, as on some network's disks, each compiles for itself
+        with suppress(OSError, NotImplementedError):
+            held.enter_context(FileLock(path.with_suffix(".lock")))
         yield
 
 

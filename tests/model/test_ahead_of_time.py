@@ -161,6 +161,18 @@ def test_a_folder_that_nobody_may_write_to_is_read(built, place, monkeypatch):
     assert built == []
 
 
+@pytest.mark.parametrize("error", [OSError, NotImplementedError])
+def test_where_there_are_no_locks_it_compiles_all_the_same(built, tmp_path, monkeypatch, error):
+    def unlocked(path):
+        raise error(f"no locks at {path}")
+
+    monkeypatch.setattr(ahead_of_time, "folder", lambda: tmp_path)
+    monkeypatch.setattr(ahead_of_time, "FileLock", unlocked)
+    given = asked(5, 8)
+    check(AheadOfTime(program, of_program)(*given), given)
+    assert len(built) == 1
+
+
 def test_one_library_is_for_all_sizes_and_the_next_process_finds_it(built):
     run = AheadOfTime(program, of_program)
     for rows, columns in ((3, 8), (2, 4), (500, 4), (37, 40)):
