@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 from stream_app.events import Erasure, Event, Record
-from stream_app.history import History, HistoryRule
+from stream_app.history import HistoryRule
 from stream_app.history_codec import HistoryError, newest_at_a_glance
+from stream_app.history_layout import History
 
 SWEEPS = 8  # at most so many in the time that makes a user idle
 

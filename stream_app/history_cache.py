@@ -1,19 +1,19 @@
-"""Decoded histories in front of a table of bytes."""
+"""Histories in front of a table of bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from stream_app.history import History, on_partition
+from stream_app.history import on_partition
 from stream_app.history_codec import decode
+from stream_app.history_layout import History, nothing
 
-UNKNOWN = History(-1)  # stands for "not remembered"
+UNKNOWN = History.empty(-1)  # stands for "not remembered"
 AT_ONCE = 4096  # users who are dropped together at least, which takes about a millisecond
-new = tuple.__new__  # makes a named tuple at half the cost of calling it
 
 
 class HistoryCache:
-    """Decoded histories in front of a table of bytes.
+    """Histories in front of a table of bytes, each checked once.
 
     `load` reads the table. What a batch in flight has changed is never dropped: `trim` keeps at least the `capacity` users
     touched last, and `capacity` is no less than the users of the batches in flight. It keeps at most twice as many, and twice
@@ -42,7 +42,7 @@ class HistoryCache:
         if found is UNKNOWN:
             found = self.peek(user_id)
         if found is None:
-            return new(History, (partition, -1, 0, b"", b"", b""))
+            return nothing(partition)
         return found if found.partition == partition else on_partition(found, partition)
 
     def peek(self, user_id: str) -> History | None:

@@ -1,7 +1,7 @@
-"""Histories as bytes, for the table and its changelog: a header, and behind it the strings of a history as they are.
+"""Histories out of bytes that may be anything: of the table, of its changelog.
 
-What earlier versions stored is read as well, and becomes of today's schema when its user's next event is folded. Any bytes
-may come from a topic: what is no history is refused in one line.
+What earlier versions stored is read as well, and becomes of today's schema when it is read. Any bytes may come from a topic:
+what is no history is refused in one line.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ import struct
 from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
-from stream_app.history import END, NUMBER, ROW_BYTES, TEXTS, History, any_of, each
+from stream_app.history_layout import BEGIN, END, HEADER, NUMBER, ROW_BYTES, SCHEMA, TEXTS, History, any_of, each
 
-SCHEMA = 5
 HEADERS = {  # of each schema that is read: schema, partition, last offset, N, bytes of what follows, and from 3 on dropped
     2: struct.Struct("<BiqHIII"),  # N times, N offsets, N hashes; three columns of texts, of these bytes
     3: struct.Struct("<BiqHIIIQ"),  # the same
     4: struct.Struct("<BiqHIQ"),  # N × (time, offset, hash); texts, of these bytes
-    5: struct.Struct("<BiqHIIQ"),  # N × (time, offset); hashes and texts, of these bytes
+    SCHEMA: HEADER,  # N × (time, offset); hashes and texts, of these bytes
 }
 STRIDE = {2: 8, 3: 8, 4: 24, 5: 16}  # bytes from the time of an event to that of the next
-HEADER = HEADERS[SCHEMA]
 GLANCE = struct.Struct("<BiqH")  # a header up to N
 
 
@@ -39,28 +37,19 @@ class Stored(NamedTuple):
     sizes: tuple[int, ...]  # bytes of each part that follows the numbers
 
 
-def encode(history: History) -> bytes:
-    """`history` as bytes: a header, the numbers, the hashes, the texts."""
-    partition, last_offset, dropped, numbers, hashes, texts = history
-    header = HEADER.pack(SCHEMA, partition, last_offset, len(numbers) // ROW_BYTES, len(hashes), len(texts), dropped)
-    return b"".join((header, numbers, hashes, texts))
-
-
 def decode(value: bytes) -> History:
     """The history in `value`. Raises HistoryError."""
     stored = _stored(value)
     if value[0] != SCHEMA:
         return _of_schema(value[0], value, stored)
-    partition, last_offset, dropped, count, begin, (of_hashes, _) = stored
-    if of_hashes not in (0, NUMBER * count):
-        raise HistoryError(f"stored history is damaged: {of_hashes} bytes of hashes for {count} events")
-    hashes_begin = begin + ROW_BYTES * count
-    texts_begin = hashes_begin + of_hashes
-    hashes, texts = value[hashes_begin:texts_begin], value[texts_begin:]
-    if hashes and not any_of(hashes):
+    partition, last_offset, dropped, count, _, (hashed, _) = stored
+    if hashed not in (0, NUMBER * count):
+        raise HistoryError(f"stored history is damaged: {hashed} bytes of hashes for {count} events")
+    texts_begin = BEGIN + ROW_BYTES * count + hashed
+    if hashed and not any_of(value[texts_begin - hashed : texts_begin]):
         raise HistoryError("stored history is damaged: it has hashes, but of no event")
-    _check_texts(texts, TEXTS * count)
-    return History(partition, last_offset, dropped, value[begin:hashes_begin], hashes, texts)
+    _check_texts(value[texts_begin:], TEXTS * count)
+    return History(value, partition, last_offset, dropped, count, hashed)
 
 
 def last_event_ms(value: bytes) -> int:
@@ -127,7 +116,7 @@ def _of_schema(schema: int, value: bytes, stored: Stored) -> History:
         _check_texts(text, TEXTS * count)
         times, offsets, hashes = (b"".join(each(numbers)[field::3]) for field in range(3))
     pairs = zip(each(times), each(offsets), strict=True)
-    return History(partition, last_offset, dropped, b"".join(chain.from_iterable(pairs)), any_of(hashes), text)
+    return History.of_columns(partition, last_offset, dropped, b"".join(chain.from_iterable(pairs)), hashes, text)
 
 
 def _cut(value: bytes, begin: int, sizes: tuple[int, ...]) -> list[bytes]:

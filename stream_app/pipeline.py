@@ -16,12 +16,12 @@ from zlib import crc32
 
 from model.window import Past, Step, Window, WindowRule
 from stream_app import history as histories
-from stream_app import history_codec
 from stream_app.dead_letters import dead_letter
 from stream_app.events import Erasure, Event, EventDecoder, Reason, Record, Rejected
 from stream_app.expiry import Expiry
-from stream_app.history import History, HistoryRule, Outcome
+from stream_app.history import HistoryRule, Outcome
 from stream_app.history_cache import HistoryCache
+from stream_app.history_layout import History
 from stream_app.predictions import Forecast, Message, PredictionEncoder, prediction_id
 from stream_app.scoring import K, LiveScores
 
@@ -103,7 +103,7 @@ class Windows(Sequence[Window]):
         columns = (
             event.user_id,
             record.partition,
-            before.last_offset if before.numbers else -1,
+            before.last_offset if before.length else -1,
             offset,
             history.dropped + history.length - length,
             length,
@@ -204,7 +204,7 @@ class Pipeline:
         while self._cold and len(found) < most:
             user_id = self._cold.popleft()
             history = self.cache.peek(user_id)
-            if history is not None and history.numbers:
+            if history is not None and history.length:
                 window = histories.window(history, history.last_offset, self.rule.window)
                 start = history.dropped + history.length - len(window.items)
                 found.append(Past(user_id, history.partition, history.last_offset, start, window))
@@ -312,8 +312,7 @@ class Pipeline:
             predictions.append((record, self._encoder.erasure(user_id, id_)))
         letters = [(dead_letter(record, rejected), rejected.reason) for record, rejected in rejects]
         states = [
-            (user.encode(), None if history is None else history_codec.encode(history))
-            for user, history in batch.changed.items()
+            (user.encode(), None if history is None else history.stored) for user, history in batch.changed.items()
         ]
         return Outputs(predictions, letters, states, fallbacks)
 

@@ -6,13 +6,15 @@ when the offset is committed. The records are the very ones that Faust's recover
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import faust
 from faust.stores.memory import Store as MemoryStore
 from faust.types import TP
+
+from stream_app.history_codec import newest_at_a_glance
 
 PAGE_USERS = 256  # read together from a store on disk
 
@@ -61,12 +63,12 @@ class HistoryTable(faust.Table[bytes, bytes]):
         A store on disk then knows how far it follows the changelog.
         """
         store: Any = self.data
-        if isinstance(store, MemoryStore):  # the same as its own way, at a fifth of the cost
-            homes = store._key_partition  # noqa: SLF001  # who goes with which partition
+        if isinstance(
+            store, MemoryStore
+        ):  # its own way costs ten times as much, with a second dictionary to look up each user in
             store.data.update(states)
-            homes.update(dict.fromkeys([key for key, _ in states], partition))
             for key in [key for key, value in states if value is None]:
-                del store.data[key], homes[key]
+                del store.data[key]
             return
         tp = TP(self.changelog_topic_name, partition)
         events: Any = [
@@ -83,8 +85,16 @@ class HistoryTable(faust.Table[bytes, bytes]):
 
         What Faust has noted of chunks that were dropped is forgotten: it takes all records of a carrier for a gap that may
         be committed as soon as any record in it is done, and a chunk that comes again may be cut otherwise.
+
+        A memory store lets those users go whose partition is not ours. Of whom `apply` wrote it knows no partition, but the
+        histories do.
         """
+        store: Any = self.data
+        if isinstance(store, MemoryStore):
+            store._key_partition = _homes(store.data, store._key_partition, active_tps)  # noqa: SLF001
         await super().on_recovery_completed(active_tps, standby_tps)
+        if isinstance(store, MemoryStore):
+            store._key_partition.clear()  # noqa: SLF001  # until the next time
         consumer: Any = self.app.consumer
         for noted in (consumer._gap, consumer._acked, consumer._acked_index):  # noqa: SLF001  # there is no other way
             noted.clear()
@@ -98,6 +108,13 @@ class HistoryTable(faust.Table[bytes, bytes]):
     def on_key_del(self, key: bytes) -> None:
         """As little as one by `on_key_set`."""
         raise TypeError("histories are delivered to the changelog and applied, never erased by del table[key]")
+
+
+def _homes(histories: Mapping[bytes, bytes], recovered: Mapping[bytes, int], active_tps: set[TP]) -> dict[bytes, int]:
+    """The partition of each user. One whose history is damaged stays, for the worker to stumble over when that user comes."""
+    somewhere = min((tp.partition for tp in active_tps), default=0)
+    homes = {user: newest_at_a_glance(stored)[0] for user, stored in histories.items()}
+    return {user: partition if partition >= 0 else recovered.get(user, somewhere) for user, partition in homes.items()}
 
 
 def _users_on_disk(store: Any) -> Iterator[tuple[bytes, bytes]]:

@@ -15,6 +15,7 @@ from stream_app import history, history_codec
 from stream_app.dead_letters import dead_letter
 from stream_app.events import Event, Reason, Rejected
 from stream_app.history import HistoryRule
+from stream_app.history_layout import History
 from tests import checker
 from tests.checker import Topics
 
@@ -55,13 +56,13 @@ def letter(of: Any, offset: int) -> Any:
 
 def state(user: str, offset: int, *events: Any, partition: int = 0) -> Any:
     """The changelog record of a user who did `events`."""
-    kept = history.History(partition)
+    kept = History.empty(partition)
     for seen in events:
         body = json.loads(seen.value)
         ids = (body.get("item_id"), body.get("category"), body.get("event_id"))
         folded = Event(user, body["behavior"], body["timestamp"], *ids)
         kept, _ = history.fold(kept, folded, seen.offset, KEPT, seen.offset)
-    return record("changelog", partition, offset, user.encode(), history_codec.encode(kept))
+    return record("changelog", partition, offset, user.encode(), kept.stored)
 
 
 ANNA = [event(0, offset, "anna") for offset in range(3)]
@@ -373,13 +374,13 @@ lives = st.lists(
 @given(st.integers(1, 3), st.sampled_from([1, 20_000_000, 86_400_000]), st.lists(st.integers(-3, 9), max_size=20))
 def test_histories_under_a_rule_with_strides_are_right(stride: int, age_stride_ms: int, jumps: list[int]) -> None:
     rule = WindowRule(events=3, age_ms=86_400_000, stride=stride, age_stride_ms=age_stride_ms)
-    events, kept, ms = [], history.History(0), 0
+    events, kept, ms = [], History.empty(0), 0
     for offset, jump in enumerate(jumps):
         ms += jump * 1_000_000
         events.append(moment(offset, "anna", ms))
         folded = Event("anna", "view", NOW_MS + ms, f"i{offset}")
         kept = history.fold(kept, folded, offset, HistoryRule(rule, slack=1), offset)[0]
-        found = Topics(events=events, changelog=[record("changelog", 0, 0, b"anna", history_codec.encode(kept))])
+        found = Topics(events=events, changelog=[record("changelog", 0, 0, b"anna", kept.stored)])
         assert checker.wrong_states(found, rule, 3_600_000) == []
 
 
@@ -391,10 +392,10 @@ def test_a_worker_that_drops_idle_users_at_any_moments_is_right(life: list[tuple
         newest_ms = max(newest_ms, NOW_MS + ms)
         events.append(moment(offset, user, ms))
         folded = Event(user, "view", NOW_MS + ms, f"i{offset}")
-        kept[user] = history.fold(kept.get(user, history.History(0)), folded, offset, KEPT, offset)[0]
+        kept[user] = history.fold(kept.get(user, History.empty(0)), folded, offset, KEPT, offset)[0]
         if offset in sweeps:
             kept = {user: past for user, past in kept.items() if newest_ms - (past.watermark_ms or 0) <= IDLE_MS}
-    states = [record("changelog", 0, 0, user.encode(), history_codec.encode(past)) for user, past in kept.items()]
+    states = [record("changelog", 0, 0, user.encode(), past.stored) for user, past in kept.items()]
     found = Topics(events=events, changelog=states)
     assert checker.wrong_states(found, RULE, 3_600_000, IDLE_MS) == []
     for lost in states:

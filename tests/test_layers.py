@@ -21,6 +21,7 @@ CORE = {
     "stream_app.history",
     "stream_app.history_cache",
     "stream_app.history_codec",
+    "stream_app.history_layout",
     "stream_app.item_texts",
     "stream_app.log_formats",
     "stream_app.pipeline",

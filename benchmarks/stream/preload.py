@@ -14,8 +14,8 @@ from benchmarks.stream.loads import START_MS, frame, partition_of, user_id
 from benchmarks.stream.topics import Names, delivering
 from model.window import WindowRule
 from stream_app.events import Event
-from stream_app.history import History, HistoryRule, fold, on_partition
-from stream_app.history_codec import encode
+from stream_app.history import HistoryRule, fold, on_partition
+from stream_app.history_layout import History
 
 TEMPLATES = 250
 DAY_MS = 24 * 3600 * 1000
@@ -50,10 +50,10 @@ def templates(rule: WindowRule, partitions: int) -> list[list[bytes]]:
 def _ring(seed: int, rule: HistoryRule, partitions: int) -> list[bytes]:
     events = rule.window.events + seed % rule.slack  # as long as they are found to be, between two drops of the oldest
     rows = frame(np.random.default_rng(seed), np.full(events, seed), START_MS - DAY_MS)
-    elsewhere = History(partitions)  # one behind the last
+    elsewhere = History.empty(partitions)  # one behind the last
     for offset, row in enumerate(rows.iter_rows(named=True)):
         event = Event(
             row["user_id"], row["behavior"], row["timestamp"], row["item_id"], row["category"], row["event_id"]
         )
         elsewhere, _ = fold(elsewhere, event, offset, rule, offset)
-    return [encode(on_partition(elsewhere, partition)) for partition in range(partitions)]
+    return [on_partition(elsewhere, partition).stored for partition in range(partitions)]

@@ -13,8 +13,8 @@ from aiokafka import AIOKafkaProducer
 from model.window import WindowRule
 from stream_app.broker import EmbeddedBroker
 from stream_app.events import Event
-from stream_app.history import History, HistoryRule, fold
-from stream_app.history_codec import encode
+from stream_app.history import HistoryRule, fold
+from stream_app.history_layout import History
 from tests import checker
 from tests.checker import Names
 from tests.integration.conftest import PARTITIONS, deployment
@@ -53,10 +53,10 @@ async def keep_histories(bootstrap: str, changelog: str, users: int) -> None:
     event = Event("stranger", "view", 1_750_000_000_000, "item-1", None, None)
     async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
         for partition in range(PARTITIONS):
-            history, _ = fold(History(partition), event, 0, HistoryRule(WindowRule(events=16)), 0)
+            history, _ = fold(History.empty(partition), event, 0, HistoryRule(WindowRule(events=16)), 0)
             for number in range(users):
                 user = f"stranger-{partition}-{number}".encode()
-                await producer.send(changelog, encode(history), key=user, partition=partition)
+                await producer.send(changelog, history.stored, key=user, partition=partition)
         await producer.flush()
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from model.window import Window, WindowRule
 from stream_app import history as histories
 from stream_app.events import Event
-from stream_app.history import History, HistoryRule, Outcome
+from stream_app.history import HistoryRule, Outcome
+from stream_app.history_layout import History
 
 START_MS = 1_750_000_000_000
 

@@ -14,7 +14,8 @@ from stream_app import history_codec
 from stream_app.chunk_states import Prepared
 from stream_app.events import Erasure, Event
 from stream_app.expiry import SWEEPS, Expiry, idle_limit_ms, most_expired, most_kept
-from stream_app.history import History, HistoryRule
+from stream_app.history import HistoryRule
+from stream_app.history_layout import History
 from stream_app.intake import ChunkLimits, chunks
 from stream_app.observations import BatchReport
 from stream_app.pipeline import Outputs, Pipeline
@@ -58,7 +59,7 @@ def test_a_user_goes_once_the_newest_event_of_the_partition_is_far_enough_ahead(
     assert work(steps, table, [at("anna", 0, 0)]) == []
     assert work(steps, table, [at("ben", 1, ahead)]) == expired
     assert set(table) == {b"anna", b"ben"} - {user.encode() for user in expired}
-    assert steps.cache.get("anna", 0) == (History(0) if expired else steps.cache.get("anna", 0))
+    assert steps.cache.get("anna", 0) == (History.empty(0) if expired else steps.cache.get("anna", 0))
 
 
 @pytest.mark.parametrize("record", [at("ben", 1, 3_000_000, produced=0), at("ben", 1, 9, produced=3_000_000)])
@@ -71,9 +72,9 @@ def test_neither_an_event_nor_a_record_that_is_ahead_alone_makes_anybody_idle(re
 
 @pytest.mark.parametrize("timestamp", [0, -1])
 def test_a_record_without_a_time_of_its_own_makes_nobody_idle(timestamp: int) -> None:
-    expiry = Expiry(IDLE_MS, lambda: [(b"anna", history_codec.encode(History(0)))], 0)
+    expiry = Expiry(IDLE_MS, lambda: [(b"anna", History.empty(0).stored)], 0)
     record = FakeRecord(timestamp=timestamp)
-    assert expiry.expired([(record, Event("ben", "view", NOW_MS))], lambda _: History(0)) == []
+    assert expiry.expired([(record, Event("ben", "view", NOW_MS))], lambda _: History.empty(0)) == []
 
 
 def test_a_rejected_record_and_an_erasure_make_nobody_idle() -> None:
@@ -122,7 +123,7 @@ def test_users_of_another_partition_wait_for_a_chunk_of_theirs() -> None:
 
 
 def test_who_waits_is_looked_at_again_when_the_chunk_comes() -> None:
-    stored = {b"anna": history_codec.encode(_history(0, partition=1))}
+    stored = {b"anna": _history(0, partition=1).stored}
     expiry = Expiry(IDLE_MS, lambda: list(stored.items()), 0)
     assert _expired(expiry, 1, 0, _history(0, partition=1)) == []
     ahead = _expired(expiry, 1, 5000, None)
@@ -133,7 +134,7 @@ def test_who_waits_is_looked_at_again_when_the_chunk_comes() -> None:
 
 
 def _history(ms: int, partition: int = 0) -> History:
-    return histories.fold(History(partition), Event("anna", "view", NOW_MS + ms, "i"), 0, RULE, 0)[0]
+    return histories.fold(History.empty(partition), Event("anna", "view", NOW_MS + ms, "i"), 0, RULE, 0)[0]
 
 
 def _expired(expiry: Expiry, partition: int, ms: int, history: History | None) -> list[str]:
@@ -152,7 +153,7 @@ def test_partitions_that_move_take_their_time_with_them() -> None:
 
 
 def test_a_history_that_cannot_be_read_is_left_for_its_user() -> None:
-    sound = history_codec.encode(_history(0))
+    sound = _history(0).stored
     table: Table = {b"short": b"", b"newer": b"\x09" + sound[1:], b"cut": sound[:-1], b"anna": sound}
     steps = expiring(table)
     assert work(steps, table, [at("ben", 0, 5000)]) == ["anna"]
@@ -160,7 +161,7 @@ def test_a_history_that_cannot_be_read_is_left_for_its_user() -> None:
 
 
 def test_a_chunk_of_nothing_but_rejects_expires_nobody() -> None:
-    table: Table = {b"anna": history_codec.encode(_history(0))}
+    table: Table = {b"anna": _history(0).stored}
     assert run(expiring(table), [FakeRecord(value=b"[]")])[0].expired == []
 
 
@@ -174,7 +175,7 @@ def test_who_expired_is_not_scored_on_coming_back() -> None:
 
 
 def test_the_observer_is_told() -> None:
-    table: Table = {b"anna": history_codec.encode(_history(0))}
+    table: Table = {b"anna": _history(0).stored}
     records = [at("ben", 0, 5000)]
     batch, outputs = run(expiring(table), records)
     report = BatchReport(0, 1).done(batch, outputs, records)
@@ -198,7 +199,7 @@ class Counting:
 
 
 def test_a_sweep_takes_a_few_users_with_each_chunk_and_ends() -> None:
-    table = {b"%d" % n: history_codec.encode(_history(n % 2 * 5000)) for n in range(1000)}
+    table = {b"%d" % n: _history(n % 2 * 5000).stored for n in range(1000)}
     users = Counting(table)
     steps = pipeline(table, expiry=Expiry(IDLE_MS, users, 0))
     expired: list[str] = []
@@ -231,7 +232,7 @@ def test_a_sweep_begins_when_the_time_has_moved_on_by_a_good_part_of_the_idle_ti
 
 
 def test_no_more_expire_with_a_chunk_than_it_looks_at() -> None:
-    table = {b"%d" % n: history_codec.encode(_history(0, partition=n % 2)) for n in range(200)}
+    table = {b"%d" % n: _history(0, partition=n % 2).stored for n in range(200)}
     steps = expiring(table)
     work(steps, table, [at("ben", 0, 0, partition=1)])  # begins the sweep, in which nobody is idle yet
     for chunk in range(40):
@@ -256,7 +257,7 @@ def test_idle_is_by_default_and_at_least_what_no_window_reaches() -> None:
 
 def test_a_glance_sees_what_decoding_does() -> None:
     for history in (_history(7, partition=3), _history(0)):
-        stored = history_codec.encode(history)
+        stored = history.stored
         assert history_codec.newest_at_a_glance(stored) == (history.partition, history.watermark_ms)
 
 

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from model.window import WindowRule
 from stream_app import history as histories
-from stream_app import history_cache, history_codec
+from stream_app import history_cache
 from stream_app.events import Event
-from stream_app.history import History, HistoryRule
+from stream_app.history import HistoryRule
 from stream_app.history_cache import AT_ONCE, HistoryCache
+from stream_app.history_layout import History
 
 RULE = HistoryRule(WindowRule(events=3, age_ms=1000))
 
@@ -29,7 +30,7 @@ def test_the_cache_keeps_those_touched_last(turns: list[list[str]], more: int, a
     last: dict[str, int] = {}  # by user: when touched
     for time, turn in enumerate(turns):
         for user in turn:
-            cache.put(user, History(0, time))
+            cache.put(user, History.empty(0, time))
             last.pop(user, None)
             last[user] = time
         before = len(cache)
@@ -39,10 +40,10 @@ def test_the_cache_keeps_those_touched_last(turns: list[list[str]], more: int, a
         assert len(cache) <= 2 * (capacity + most)
         newest_first = list(reversed(last))
         for user in newest_first[:capacity]:
-            assert cache.peek(user) == History(0, last[user])
+            assert cache.peek(user) == History.empty(0, last[user])
         assert loads == []
         known = [user for user in newest_first if cache.peek(user) is not None]
-        assert all(cache.peek(user) == History(0, last[user]) for user in known)
+        assert all(cache.peek(user) == History.empty(0, last[user]) for user in known)
         loads.clear()
 
 
@@ -50,9 +51,9 @@ def test_who_is_dropped_is_loaded_again() -> None:
     loads: list[bytes] = []
     cache = HistoryCache(loads.append, capacity=2)
     for user in "abcdef":
-        cache.put(user, History(0))
+        cache.put(user, History.empty(0))
         cache.trim()
-    assert [cache.get(user, 0) for user in "fedcab"] == [History(0)] * 6
+    assert [cache.get(user, 0) for user in "fedcab"] == [History.empty(0)] * 6
     assert loads == [b"d", b"c", b"a", b"b"]
     cache.clear()
     cache.get("f", 0)
@@ -81,8 +82,8 @@ class Held:
 
 
 def test_the_cache_remembers_that_a_user_was_erased() -> None:
-    stored = history_codec.encode(histories.fold(History(0), Event("u", "view", 0, "i"), 0, RULE, 0)[0])
+    stored = histories.fold(History.empty(0), Event("u", "view", 0, "i"), 0, RULE, 0)[0].stored
     cache = HistoryCache(lambda _: stored)
     assert len(cache.get("u", 0).entries) == 1
     cache.put("u", None)
-    assert cache.get("u", 0) == History(0)
+    assert cache.get("u", 0) == History.empty(0)

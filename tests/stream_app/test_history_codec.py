@@ -11,17 +11,15 @@ from hypothesis import strategies as st
 from model.window import WindowRule
 from stream_app import history as histories
 from stream_app.events import Event
-from stream_app.history import END, History, HistoryRule, Outcome
+from stream_app.history import HistoryRule, Outcome
 from stream_app.history_codec import (
-    HEADER,
     HEADERS,
-    SCHEMA,
     HistoryError,
     decode,
-    encode,
     last_event_ms,
     newest_at_a_glance,
 )
+from stream_app.history_layout import END, HEADER, SCHEMA, History
 from tests.stream_app.folding import ALL, START_MS, naive_window, rule, rules, run, streams
 
 letters = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
@@ -41,12 +39,12 @@ wild_events = st.builds(
 @example([], 0, 0)
 def test_what_is_stored_is_what_is_read(events: list[Event], partition: int, offset: int) -> None:
     wide = HistoryRule(WindowRule(events=50), lateness_ms=2**62)
-    history, steps = run(History(partition), enumerate(events, start=offset), wide)
+    history, steps = run(History.empty(partition), enumerate(events, start=offset), wide)
     folded = [(step.offset, step.event) for step in steps if step.outcome is Outcome.FOLDED]
-    stored = encode(history)
+    stored = history.stored
     read = decode(stored)
     assert read == history
-    assert encode(read) == stored
+    assert read.stored == stored
     assert last_event_ms(stored) == (history.watermark_ms or 0)
     window = histories.window(read, offset + 99, wide.window)
     assert window == naive_window(folded, wide.window)
@@ -54,18 +52,18 @@ def test_what_is_stored_is_what_is_read(events: list[Event], partition: int, off
 
 def test_a_history_of_fifty_events_takes_less_than_four_kilobytes() -> None:
     history, _ = run(
-        History(0),
+        History.empty(0),
         enumerate(Event("u", "add_to_cart", START_MS + n, f"item-{n:08}", f"category-{n % 9}") for n in range(65)),
         HistoryRule(WindowRule(events=50)),
     )
     assert history.length == 65
     row = 8 + 8 + len("add_to_cart") + 1 + len("item-00000000") + 1 + len("category-0") + 1
-    assert len(encode(history)) == 1 + 4 + 8 + 2 + 4 + 4 + 8 + 65 * row < 4096 + 15 * row
+    assert len(history.stored) == 1 + 4 + 8 + 2 + 4 + 4 + 8 + 65 * row < 4096 + 15 * row
 
 
 def _stored() -> bytes:
     events = [Event("u", "view", START_MS + n, f"語{n}", None if n % 2 else "c", f"e{n}") for n in range(4)]
-    return encode(run(History(3), enumerate(events), rule(events=4))[0])
+    return run(History.empty(3), enumerate(events), rule(events=4))[0].stored
 
 
 def _as_stored_by(history: History, schema: int) -> bytes:
@@ -93,11 +91,12 @@ OLDER = [schema for schema in HEADERS if schema < SCHEMA]
 
 @given(streams(), rules, st.sampled_from(OLDER))
 def test_what_earlier_versions_stored_is_read(records: list[tuple[int, Event]], rule: HistoryRule, schema: int) -> None:
-    history, _ = run(History(0), records, rule)
+    history, _ = run(History.empty(0), records, rule)
     stored = _as_stored_by(history, schema)
-    assert decode(stored) == (history if schema > 2 else history._replace(dropped=0))
+    dropped = history.dropped if schema > 2 else 0
+    assert decode(stored) == History.of_rows(history.partition, history.last_offset, dropped, history.entries)
     assert last_event_ms(stored) == (history.watermark_ms or 0)
-    for value in (stored, encode(history)):
+    for value in (stored, history.stored):
         assert newest_at_a_glance(value) == (0, history.watermark_ms or 0) or not history.length
     for length in (*range(1, HEADERS[schema].size), len(stored) - 1):
         with pytest.raises(HistoryError, match="damaged"):
@@ -130,10 +129,10 @@ def test_another_schema_is_refused_by_name(schema: int) -> None:
 def test_the_time_of_the_newest_event_is_read_from_what_is_stored(
     records: list[tuple[int, Event]], rule: HistoryRule
 ) -> None:
-    history, steps = run(History(0), records, rule)
+    history, steps = run(History.empty(0), records, rule)
     folded = [step.event.time_ms for step in steps if step.outcome is Outcome.FOLDED]
     for one in (history, histories.on_partition(history, 1)):
-        assert last_event_ms(encode(one)) == (one.watermark_ms or 0) == max(folded, default=0)
+        assert last_event_ms(one.stored) == (one.watermark_ms or 0) == max(folded, default=0)
 
 
 def decode_or_refuse(value: bytes) -> History | None:
@@ -190,8 +189,8 @@ def well_formed(draw: st.DrawFn, *, sound: bool = False) -> bytes:
 def test_garbage_raises_nothing_but_history_error(value: bytes) -> None:
     history = decode_or_refuse(value)
     if history is not None:
-        assert encode(history) == value or value[0] in OLDER
-        assert decode(encode(history)) == history
+        assert history.stored == value or value[0] in OLDER
+        assert decode(history.stored) == history
 
 
 @given(well_formed(sound=True), st.integers(-1, 2**62), streams(items=st.sampled_from([None, "a", "1"]), most=3))

@@ -22,8 +22,9 @@ from stream_app import behaviors, history_codec, predictions
 from stream_app import history as histories
 from stream_app.chunk_states import Prepared
 from stream_app.events import Event, EventDecoder, Reason, Rejected
-from stream_app.history import NO_ID, Entry, History, HistoryRule, Outcome
+from stream_app.history import HistoryRule, Outcome
 from stream_app.history_cache import HistoryCache
+from stream_app.history_layout import NO_ID, Entry, History
 from stream_app.intake import Chunk, ChunkLimits, chunks
 from stream_app.outgoing import Outgoing
 from stream_app.pipeline import Batch, EngineFailed, Outputs, Pipeline, Request, Windows, _repeat_rank
@@ -704,11 +705,11 @@ def pure_fold(records: Iterable[FakeRecord], rule: HistoryRule = RULE) -> Table:
         except Rejected:
             continue
         if isinstance(event, Event):
-            before = users.get(event.user_id, History(0))
+            before = users.get(event.user_id, History.empty(0))
             users[event.user_id] = histories.fold(before, event, record.offset, rule, record.offset)[0]
         else:
             users.pop(event.user_id, None)
-    return {user.encode(): history_codec.encode(history) for user, history in users.items()}
+    return {user.encode(): history.stored for user, history in users.items()}
 
 
 def shown(table: Table, rule: HistoryRule = RULE) -> dict[bytes, tuple[int, int, Window]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from statistics import median
 from typing import Any
 
@@ -14,9 +15,10 @@ from benchmarks.stream.plan import Plan
 from model.window import WindowRule
 from stream_app import behaviors
 from stream_app.events import Event, EventDecoder
-from stream_app.history import History, HistoryRule, fold
+from stream_app.history import HistoryRule, fold
 from stream_app.history_cache import HistoryCache
-from stream_app.history_codec import decode, encode
+from stream_app.history_codec import decode
+from stream_app.history_layout import History
 from stream_app.pipeline import Pipeline
 from stream_app.predictions import PredictionEncoder
 from stream_app.replay import NEVER_AGAIN, LogRecord, place
@@ -36,8 +38,12 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
     full = rule.window.events + rule.slack // 2  # between one drop of the oldest and the next
     steps: dict[str, Callable[[], object]] = {
         "decode and validate an event": lambda: [decoder.decode(record) for record in records],
-        **{f"fold into a history of {n}, and encode it": _folding(events, n, rule) for n in (1, 20, full)},
-        f"decode a stored history of {full}": _decoding(events, full, rule),
+        **{f"fold into a history of {n}, as it is stored": _folding(events, n, rule) for n in (1, 20, full)},
+        **{
+            f"fold {what} into a history of {full}": _folding_unusual(events, full, rule, repeat=repeat)
+            for what, repeat in (("a repeat", True), ("a late event", False))
+        },
+        f"read a stored history of {full}": _decoding(events, full, rule),
         "encode a prediction of full size": _encoding(events),
         "all steps of the pipeline": lambda: _pipeline(records, plan.window),
     }
@@ -45,26 +51,42 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _history(events: Sequence[Event], length: int, rule: HistoryRule) -> History:
-    history = History(0)
+    history = History.empty(0)
     for offset, event in enumerate(events[:length]):
         history, _ = fold(history, event, offset, rule, offset)
     return history
 
 
 def _folding(events: Sequence[Event], length: int, rule: HistoryRule) -> Callable[[], object]:
-    """Events into a history of `length`, each as if it were the next; a full one goes through all lengths that it has."""
+    """New events into a history of `length`, each as if it were the next; a full one goes through all lengths that it has."""
     starts = [_history(events, length, rule)]
     for event in events[length : length + (rule.slack - 1 if length > rule.window.events else 0)]:
         starts.append(fold(starts[-1], event, starts[-1].last_offset + 1, rule, starts[-1].last_offset + 1)[0])
     newest_ms = events[-1].time_ms + 1
+    others = cycle(events[length + len(starts) - 1 :])  # of which no history holds an event
     following = [
-        (starts[number % len(starts)], event._replace(time_ms=newest_ms)) for number, event in enumerate(events)
+        (starts[number % len(starts)], event._replace(time_ms=newest_ms))
+        for number, event in enumerate(islice(others, EVENTS))
     ]
+    return _folding_each(following, rule)
+
+
+def _folding_unusual(events: Sequence[Event], length: int, rule: HistoryRule, *, repeat: bool) -> Callable[[], object]:
+    """An event that repeats one of the history's last ten, or comes later than those."""
+    history = _history(events, length, rule)
+    if repeat:
+        following = [event._replace(time_ms=events[-1].time_ms) for event in events[length - 10 : length]]
+    else:
+        following = [event._replace(time_ms=events[length - 10].time_ms) for event in events[length + 1 :]]
+    return _folding_each([(history, event) for event in islice(cycle(following), EVENTS)], rule)
+
+
+def _folding_each(following: Sequence[tuple[History, Event]], rule: HistoryRule) -> Callable[[], object]:
 
     def work() -> None:
         for start in range(0, len(following), CHUNK):  # what is encoded is held until its chunk is delivered
             [
-                encode(fold(history, event, history.last_offset + 1, rule, history.last_offset + 1)[0])
+                fold(history, event, history.last_offset + 1, rule, history.last_offset + 1)[0].stored
                 for history, event in following[start : start + CHUNK]
             ]
 
@@ -72,7 +94,7 @@ def _folding(events: Sequence[Event], length: int, rule: HistoryRule) -> Callabl
 
 
 def _decoding(events: Sequence[Event], length: int, rule: HistoryRule) -> Callable[[], object]:
-    stored = encode(_history(events, length, rule))
+    stored = _history(events, length, rule).stored
     return lambda: [decode(stored) for _ in range(EVENTS)]
 
 

@@ -37,7 +37,7 @@ WAITING = r"EpollSelector\.select|_worker \(|wait \(.*threading\.py"  # innermos
 # groups are only asked about stacks that the ones before know nothing of.
 STEPS = (
     ("decode", r"Pipeline\.decode|stream_app/events\.py"),
-    ("histories to bytes and back", r"(encode|decode) \(stream_app/history_codec\.py"),
+    ("check stored histories", r"stream_app/history_codec\.py"),
     ("fold", r"Pipeline\.fold|HistoryCache\."),
     ("infer", r"Pipeline\.(infer|windows)|constant_predictor\.py"),
     ("score", r"Pipeline\.score|stream_app/scoring\.py"),

@@ -15,8 +15,8 @@ WORKER = "main (stream_app/cli.py:318);run_forever (asyncio/base_events.py:607);
             "fold",
         ),
         (
-            "Pipeline.conclude (stream_app/pipeline.py:1);encode (stream_app/history_codec.py:9)",
-            "histories to bytes and back",
+            "Pipeline.fold (stream_app/pipeline.py:1);HistoryCache.of (stream_app/history_cache.py:1);decode (stream_app/history_codec.py:9)",
+            "check stored histories",
         ),
         ("PredictionAgent.run (stream_app/agent.py:92);Stream.__anext__ (faust/streams.py:5)", "Faust"),
         ("Sender._deliver (aiokafka/producer/sender.py:1)", "aiokafka: producer"),
