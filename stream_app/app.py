@@ -26,6 +26,7 @@ histories: HistoryTable = app.Table(  # type: ignore[assignment]  # the class th
     key_type=bytes,
     value_type=bytes,
     partitions=settings.partitions,
+    recovery_buffer_size=2,  # carriers of many records, held until then; with 1 Faust would go on reading the changelog
     options=dict(ROCKSDB) if settings.store == "rocksdb://" else None,
 )
 worker = Worker(app, settings, histories)

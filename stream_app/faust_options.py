@@ -34,7 +34,9 @@ def app_options(settings: Settings) -> dict[str, Any]:
         "logging_config": logging_config(settings),
         "Worker": PlainWorker,
         # Chunks instead of records, and a table whose changelog is awaited
-        "ConsumerScheduler": ChunkScheduler.for_topic(settings.input_topic, _limits(settings)),
+        "ConsumerScheduler": ChunkScheduler.for_topics(
+            settings.input_topic, settings.changelog_topic, _limits(settings)
+        ),
         "Table": HistoryTable,
         # A memory store drops its standby copies at every rebalance and yet goes on reading behind them: promoted, it
         # would miss users. Without standbys each partition is read from its beginning by whoever gets it.

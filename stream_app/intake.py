@@ -1,11 +1,12 @@
-"""How Faust's consumer hands the agent whole chunks instead of single records.
+"""How Faust's consumer hands over whole chunks instead of single records: of events to the agent, of the changelog to recovery.
 
 Faust spends about 66 µs of its own on every message. Its public setting `ConsumerScheduler` sees the fetched records
 before that, and may yield one *carrier* for many of them: its value is the list of records, its offset that of the
 last. To Faust the carrier is one message, and the offsets before it a gap that is committed together with it.
 
 A chunk holds at most `per_user` records of one user, since a history keeps all events whose chunks are not committed;
-and an erasure stands alone, since nothing of its user may be durable and uncommitted when it is (see `agent.py`).
+and an erasure stands alone, since nothing of its user may be durable and uncommitted when it is (see `agent.py`). Neither
+matters to the changelog, whose records the table takes out of their carriers (`tables.py`).
 """
 
 from __future__ import annotations
@@ -72,32 +73,42 @@ class Carrier:
 
 
 class ChunkScheduler(DefaultSchedulingStrategy):
-    """Yields chunks of the input topic, one partition after the other; other topics pass through record by record.
+    """Yields chunks of the input topic and of the changelog; other topics pass through record by record.
 
-    `input_topic` and `limits` are set on a subclass by `for_topic`, since Faust builds the scheduler itself.
+    The topics and `limits` are set on a subclass by `for_topics`, since Faust builds the scheduler itself.
     """
 
     input_topic: ClassVar[str]
+    changelog_topic: ClassVar[str]
     limits: ClassVar[ChunkLimits] = ChunkLimits()
 
     def __init__(self) -> None:
         self._fetched: dict[TP, int] = {}  # the last offset fetched, by partition
 
     @classmethod
-    def for_topic(cls, topic: str, limits: ChunkLimits) -> type[ChunkScheduler]:
-        """The scheduler class for one input topic."""
-        return type("ChunkSchedulerForTopic", (cls,), {"input_topic": topic, "limits": limits})
+    def for_topics(cls, input_topic: str, changelog_topic: str, limits: ChunkLimits) -> type[ChunkScheduler]:
+        """The scheduler class for one input topic, and the changelog of the histories that are made of it."""
+        given = {"input_topic": input_topic, "changelog_topic": changelog_topic, "limits": limits}
+        return type("ChunkSchedulerForTopics", (cls,), given)
 
     def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Any]]:
         """Faust's hook: what was fetched, in the order in which the worker shall see it."""
-        others = {tp: fetched for tp, fetched in records.items() if tp.topic != self.input_topic}
-        queues = []
+        others, changes, queues = {}, [], []
         for tp, fetched in records.items():  # now, and not when the first chunk is asked for: Faust may ask for none
-            if tp.topic == self.input_topic and fetched:
+            if tp.topic == self.changelog_topic:
+                changes.append(self._changes(tp, fetched))
+            elif tp.topic != self.input_topic:
+                others[tp] = fetched
+            elif fetched:
                 before = self._fetched.get(tp)
                 self._fetched[tp] = fetched[-1].offset
                 queues.append(self._carriers(tp, fetched, before))
-        return chain(super().iterate(others), _in_turn(queues))
+        return chain(super().iterate(others), *changes, _in_turn(queues))
+
+    def _changes(self, tp: TP, fetched: Sequence[Record]) -> Iterator[tuple[TP, Carrier]]:
+        """What was fetched together is in memory anyway, so that only the number matters: between two, others have their turn."""
+        for start in range(0, len(fetched), self.limits.records):
+            yield tp, Carrier(fetched[start : start + self.limits.records])
 
     def _carriers(self, tp: TP, fetched: Sequence[Record], before: int | None) -> Iterator[tuple[TP, Carrier]]:
         for chunk in chunks(fetched, self.limits):

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,42 @@ def test_partitions_move_between_workers_and_back(
         codes = [worker.stop() for worker in (first, second) if worker.running]
     assert codes == [0, 0]
     check(kafka, names, shop_model)
+
+
+def test_what_a_worker_keeps_is_not_read_again_when_partitions_move(
+    kafka: KafkaServer, names: Names, on_kafka: dict[str, str], shop: Path, shop_model: Path, tmp_path: Path
+) -> None:
+    """Faust's memory store does not know how far it follows the changelog: all that a worker wrote it would read again."""
+    first = WorkerProcess(tmp_path / "first.log", **on_kafka).start()
+    second = WorkerProcess(tmp_path / "second.log", **on_kafka)
+    try:
+        play(shop, on_kafka, since="0.7")
+        wait_for_answers(kafka.bootstrap, names, at_least=events_of(kafka, names))
+        second.start()
+        wait_for(lambda: times_recovered(tmp_path / "second.log") == 1)
+        play(shop, on_kafka, since="0.9")
+        wait_for_answers(kafka.bootstrap, names, at_least=events_of(kafka, names))
+        assert times_recovered(tmp_path / "first.log") == 0, "what it has kept it read again"
+        assert second.stop() == 0
+        wait_for(lambda: times_recovered(tmp_path / "first.log") == 1)  # what has come back
+        play(shop, on_kafka, since="0.95")
+        wait_for_answers(kafka.bootstrap, names, at_least=events_of(kafka, names))
+    finally:
+        codes = [worker.stop() for worker in (first, second) if worker.running]
+    assert codes == [0]
+    check(kafka, names, shop_model)
+
+
+def times_recovered(log: Path) -> int:
+    """How often a worker has read histories from the changelog."""
+    return log.read_text().count("Restoring state from changelog topics")
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it does not happen"
+        time.sleep(0.1)
 
 
 def test_the_broker_dies_and_comes_back(

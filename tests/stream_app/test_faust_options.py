@@ -26,6 +26,7 @@ def test_chunks_as_the_settings_say() -> None:
     conf = app(input_topic="events", **given).conf
     assert issubclass(conf.ConsumerScheduler, ChunkScheduler)
     assert conf.ConsumerScheduler.input_topic == "events"
+    assert conf.ConsumerScheduler.changelog_topic == Settings().changelog_topic
     assert conf.ConsumerScheduler.limits == ChunkLimits(records=8, bytes=9, per_user=7)
     assert (conf.Table, conf.stream_buffer_maxsize) == (HistoryTable, 6)
 

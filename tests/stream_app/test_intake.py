@@ -15,6 +15,7 @@ from stream_app.intake import Carrier, Chunk, ChunkLimits, ChunkLostError, Chunk
 from tests.stream_app.records import NOW_MS, FakeRecord
 
 INPUT = "user-events"
+CHANGELOG = "app-histories-changelog"
 ROOMY = ChunkLimits(records=1000, bytes=10**9, per_user=1000)
 
 keys = st.sampled_from([None, b"", b"a", b"b", b"c"])
@@ -90,12 +91,12 @@ def test_a_record_without_a_key_may_be_anybodys() -> None:
 
 
 def scheduler(limits: ChunkLimits = ROOMY, topic: str = INPUT) -> ChunkScheduler:
-    return ChunkScheduler.for_topic(topic, limits)()
+    return ChunkScheduler.for_topics(topic, CHANGELOG, limits)()
 
 
 partition_contents = st.lists(contents, max_size=15)
 fetches = st.dictionaries(
-    st.builds(TP, st.sampled_from([INPUT, "app-histories-changelog", "other"]), st.integers(0, 4)),
+    st.builds(TP, st.sampled_from([INPUT, CHANGELOG, "other"]), st.integers(0, 4)),
     partition_contents,
     max_size=6,
 ).map(lambda found: {tp: fetched(contents, tp.topic, tp.partition) for tp, contents in found.items()})
@@ -106,9 +107,10 @@ fetches = st.dictionaries(
 def test_every_record_comes_out_once_with_its_own_partition(records: dict[TP, list[Any]], limits: ChunkLimits) -> None:
     out: dict[TP, list[Any]] = {}
     for tp, message in scheduler(limits).iterate(records):
-        if tp.topic == INPUT:
+        if tp.topic in (INPUT, CHANGELOG):
             assert isinstance(message, Carrier)
-            assert bounded(message.value, limits)
+            assert len(message.value) <= limits.records
+            assert bounded(message.value, limits) or tp.topic == CHANGELOG
             out.setdefault(tp, []).extend(message.value)
         else:
             assert not isinstance(message, Carrier)
@@ -136,10 +138,23 @@ def test_no_partition_waits_for_a_hot_one(partitions: int, hot: int, hot_chunks:
 
 
 @given(fetches)
-def test_another_input_topic_leaves_all_these_alone(records: dict[TP, list[Any]]) -> None:
-    """Recovery reads the changelog record by record, as Faust's own scheduler gives them."""
+def test_topics_that_are_neither_input_nor_changelog_are_left_alone(records: dict[TP, list[Any]]) -> None:
+    """Another table's recovery would read its changelog record by record, as Faust's own scheduler gives them."""
     plain = list(super(ChunkScheduler, scheduler()).iterate(records))
-    assert list(scheduler(topic="nothing of this").iterate(records)) == plain
+    others = ChunkScheduler.for_topics("nothing of this", "nor this", ROOMY)()
+    assert list(others.iterate(records)) == plain
+
+
+def test_a_changelog_is_cut_by_the_number_of_its_records_alone() -> None:
+    """An erased user's record is like any other there, and a busy user's as well."""
+    records = fetched([(b"a", b"1"), (b"a", None), (b"b", None), (b"a", b"1" * 1000), (b"a", b"1")], CHANGELOG, 3)
+    small = ChunkLimits(records=2, bytes=10, per_user=1)
+    cut = list(scheduler(small).iterate({TP(CHANGELOG, 3): records}))
+    assert [(tp, list(carrier.value), carrier.offset) for tp, carrier in cut] == [
+        (TP(CHANGELOG, 3), records[:2], 1),
+        (TP(CHANGELOG, 3), records[2:4], 3),
+        (TP(CHANGELOG, 3), records[4:], 4),
+    ]
 
 
 def test_nothing_fetched_is_nothing() -> None:
@@ -148,10 +163,10 @@ def test_nothing_fetched_is_nothing() -> None:
 
 
 def test_schedulers_of_two_topics_do_not_share_limits() -> None:
-    one = ChunkScheduler.for_topic("one", ChunkLimits(records=1))
-    two = ChunkScheduler.for_topic("two", ChunkLimits(records=2))
-    assert (one.input_topic, one.limits.records) == ("one", 1)
-    assert (two.input_topic, two.limits.records) == ("two", 2)
+    one = ChunkScheduler.for_topics("one", "its", ChunkLimits(records=1))
+    two = ChunkScheduler.for_topics("two", "other", ChunkLimits(records=2))
+    assert (one.input_topic, one.changelog_topic, one.limits.records) == ("one", "its", 1)
+    assert (two.input_topic, two.changelog_topic, two.limits.records) == ("two", "other", 2)
 
 
 # The carrier

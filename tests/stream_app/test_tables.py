@@ -2,8 +2,10 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import faust
 import faust.transport.consumer
@@ -11,12 +13,16 @@ import pytest
 from faust.stores.memory import Store
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
+from hypothesis import given
+from hypothesis import strategies as st
 from intervaltree import IntervalTree
 
 from stream_app.faust_options import ROCKSDB, app_options
 from stream_app.history_layout import History
+from stream_app.intake import Chunk, ChunkLimits, ChunkScheduler
 from stream_app.settings import Settings
 from stream_app.tables import PAGE_USERS, Change, HistoryTable
+from tests.stream_app.records import FakeRecord
 
 CHANGELOG = "nextmove-histories-changelog"
 
@@ -102,12 +108,12 @@ async def test_after_a_recovery_users_of_other_partitions_are_gone_and_nothing_f
 
 
 async def test_who_goes_when_partitions_move_is_told_by_the_histories(table: HistoryTable) -> None:
-    """Also of whom Faust has recovered from a partition that is not theirs any more; and again the next time."""
+    """Also of whom was recovered from a partition that is not theirs any more; and again the next time."""
     table.app.consumer = Consumer()  # type: ignore[assignment]
     store: Any = table.data
-    moved = Change(b"moved", stored(1), TP(CHANGELOG, 1), 1, 0)
-    store.apply_changelog_batch([moved], bytes, lambda value: value)  # type: ignore[list-item]
-    table.apply(0, [(b"moved", stored(0)), (b"left", stored(0)), (b"stays", stored(2))], [1, 2, 3])
+    recover(table, [FakeRecord(CHANGELOG, 1, 0, key=b"moved", value=stored(1))])
+    recover(table, [FakeRecord(CHANGELOG, 2, 3, key=b"stays", value=stored(2))])
+    table.apply(0, [(b"moved", stored(0)), (b"left", stored(0))], [1, 2])
     await table.on_recovery_completed({TP(CHANGELOG, 0), TP(CHANGELOG, 2)}, set())
     assert set(store.data) == {b"moved", b"left", b"stays"}
     table.apply(2, [(b"left", stored(2)), (b"stays", None)], [4, 5])
@@ -118,14 +124,86 @@ async def test_who_goes_when_partitions_move_is_told_by_the_histories(table: His
 
 
 async def test_a_damaged_history_is_not_lost_when_partitions_move(table: HistoryTable) -> None:
-    """It stays where Faust has recovered it, and is refused by name once its user comes, not silently begun anew."""
+    """It is refused by name once its user comes, not silently begun anew."""
     table.app.consumer = Consumer()  # type: ignore[assignment]
     store: Any = table.data
-    records = [Change(b"user of %d" % n, b"no history", TP(CHANGELOG, n), n, 0) for n in range(2)]
-    store.apply_changelog_batch(records, bytes, lambda value: value)  # type: ignore[arg-type]
-    for _ in range(2):
-        await table.on_recovery_completed({TP(CHANGELOG, 1)}, set())
-        assert store.data == {b"user of 1": b"no history"}
+    for n in range(2):
+        recover(table, [FakeRecord(CHANGELOG, n, 0, key=b"user of %d" % n, value=b"no history")])
+    await table.on_recovery_completed({TP(CHANGELOG, 1)}, set())
+    assert store.data[b"user of 1"] == b"no history"
+
+
+# Recovery, which Faust leads: it asks where to begin, and brings what comes from there on
+
+
+def recover(table: HistoryTable, records: Sequence[FakeRecord]) -> None:
+    """As Faust does with what the scheduler made of records of one partition, which is ours."""
+    tp = TP(records[0].topic, records[0].partition)
+    recovery: Any = table.app.tables.recovery  # type: ignore[attr-defined]
+    recovery.active_tps.add(tp)
+    scheduler = ChunkScheduler.for_topics("user-events", CHANGELOG, ChunkLimits(records=3))()
+    events = [
+        SimpleNamespace(
+            key=None,
+            value=carrier.value,
+            message=ConsumerMessage(*tp, carrier.offset, 0.0, 0, (), None, carrier.value, None),
+        )
+        for tp, carrier in scheduler.iterate({tp: list(records)})
+    ]
+    table.apply_changelog_batch(cast(Any, events))
+
+
+changes = st.lists(
+    st.tuples(st.sampled_from([b"u", b"v", b"w"]), st.sampled_from([None, stored(0), stored(1)])), max_size=12
+)
+
+
+def records_of(changes: Sequence[tuple[bytes, bytes | None]], begin: int = 0) -> list[FakeRecord]:
+    """Every other offset, as a topic has them that was compacted."""
+    return [FakeRecord(CHANGELOG, 0, begin + 2 * n, key=key, value=value) for n, (key, value) in enumerate(changes)]
+
+
+@given(changes, changes)
+def test_what_is_recovered_is_what_faust_makes_of_records_one_by_one(
+    first: list[tuple[bytes, bytes | None]], later: list[tuple[bytes, bytes | None]]
+) -> None:
+    """In two goes, as after a rebalance on the way."""
+    app = faust.App("nextmove", broker="kafka://nowhere", store="memory://", Table=HistoryTable)
+    table = table_of(app)
+    one_by_one: Any = Store("memory://", app, table)
+    for changes in (records_of(first), records_of(later, begin=2 * len(first))):
+        for record in changes:
+            event: Any = Change(record.key or b"", record.value, TP(CHANGELOG, 0), 0, record.offset)
+            one_by_one.apply_changelog_batch([event], bytes, lambda value: value)
+        if changes:
+            recover(table, changes)
+            assert table.persisted_offset(TP(CHANGELOG, 0)) == changes[-1].offset
+    assert cast(Any, table.data).data == one_by_one.data
+
+
+async def test_recovery_goes_on_behind_what_a_memory_store_has(table: HistoryTable) -> None:
+    table.app.consumer = Consumer()  # type: ignore[assignment]
+    places = [TP(CHANGELOG, partition) for partition in range(4)]
+    assert [table.persisted_offset(tp) for tp in places] == [None] * 4
+    recover(table, [FakeRecord(CHANGELOG, 1, 7, key=b"u", value=stored(1))])
+    table.apply(1, [(b"u", stored(1)), (b"v", stored(1))], [9, 10])
+    table.apply(2, [(b"w", stored(2))], [0])
+    table.apply(3, [], [])
+    assert [table.persisted_offset(tp) for tp in places] == [None, 10, 0, None]
+    await table.on_recovery_completed({TP(CHANGELOG, 1), TP(CHANGELOG, 3)}, set())
+    assert [table.persisted_offset(tp) for tp in places] == [None, 10, None, None], "the users of 2 are gone"
+
+
+def test_what_comes_of_a_partition_that_is_not_ours_is_left(table: HistoryTable) -> None:
+    """Faust warns, and hands it over all the same. Once the partition is ours, it has to be read from its beginning."""
+    recover(table, [FakeRecord(CHANGELOG, 0, 5, key=b"u", value=stored(0))])
+    recovery: Any = table.app.tables.recovery  # type: ignore[attr-defined]
+    recovery.active_tps.clear()
+    event = SimpleNamespace(
+        message=SimpleNamespace(tp=TP(CHANGELOG, 1), partition=1, value=Chunk(records_of([(b"v", stored(1))])))
+    )
+    table.apply_changelog_batch(cast(Any, [event]))
+    assert (table.read(b"v"), table.persisted_offset(TP(CHANGELOG, 1))) == (None, None)
 
 
 async def test_a_chunk_that_was_dropped_and_is_cut_otherwise_now_is_not_committed_early(table: HistoryTable) -> None:
@@ -217,6 +295,16 @@ def test_a_walk_over_a_store_on_disk_holds_no_file_open(on_disk: HistoryTable) -
     assert [name for name, _ in [*first, *rest]] == [b"u", *names[:PAGE_USERS]], "what had been read, and no more"
     on_disk.apply(2, [(b"again", stored(2))], [len(names) + 1])
     assert len(list(on_disk.users())) == 1 + len(names) - 1 + 1
+
+
+def test_a_store_on_disk_knows_how_far_it_was_recovered(on_disk: HistoryTable) -> None:
+    recover(
+        on_disk, records_of([(b"u", stored(0)), (b"v", stored(0)), (b"w", stored(0)), (b"v", None), (b"u", stored(1))])
+    )
+    assert list(on_disk.users()) == [(b"u", stored(1)), (b"w", stored(0))]
+    assert on_disk.persisted_offset(TP(CHANGELOG, 0)) == 2 * 4
+    on_disk.apply(0, [(b"x", stored(0))], [11])
+    assert on_disk.persisted_offset(TP(CHANGELOG, 0)) == 11
 
 
 class WithoutAcks:

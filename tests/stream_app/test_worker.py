@@ -41,7 +41,7 @@ def worker() -> Worker:
     settings = Settings()
     app, worker = parts(settings)
     app.consumer = SimpleNamespace(  # type: ignore[assignment]
-        scheduler=ChunkScheduler.for_topic("user-events", ChunkLimits())(),
+        scheduler=ChunkScheduler.for_topics("user-events", "histories", ChunkLimits())(),
         assignment=lambda: {PLACE},
         highwater=lambda tp: 10,
         _committed_offset={PLACE: 4},
