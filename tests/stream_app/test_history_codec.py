@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from model.window import WindowRule
 from stream_app import history as histories
+from stream_app import history_codec
 from stream_app.events import Event
 from stream_app.history import HistoryRule, Outcome
 from stream_app.history_codec import (
@@ -191,6 +192,20 @@ def test_garbage_raises_nothing_but_history_error(value: bytes) -> None:
     if history is not None:
         assert history.stored == value or value[0] in OLDER
         assert decode(history.stored) == history
+
+
+@settings(max_examples=300)
+@given(well_formed())
+def test_the_short_way_to_read_gives_what_the_long_way_gives(value: bytes) -> None:
+    short = history_codec._sound(value)
+    try:
+        long = history_codec._read(value)
+    except HistoryError:
+        assert short is None
+    else:
+        assert short in (None, long)
+        if value[0] == SCHEMA and not long.hashed:
+            assert short is not None
 
 
 @given(well_formed(sound=True), st.integers(-1, 2**62), streams(items=st.sampled_from([None, "a", "1"]), most=3))
