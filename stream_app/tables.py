@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import faust
 from faust.stores.memory import Store as MemoryStore
+from faust.tables.recovery import Recovery
 from faust.types import TP, EventT
 
 from stream_app.history_codec import newest_at_a_glance
@@ -64,49 +65,35 @@ class HistoryTable(faust.Table[bytes, bytes]):
         return _users_on_disk(store)
 
     def apply(self, partition: int, states: Sequence[tuple[bytes, bytes | None]], offsets: Sequence[int]) -> None:
-        """Take changes, delivered at `offsets` of the changelog, into the local store, as recovery would from there.
+        """Take changes, delivered at `offsets` of the changelog, into the local store.
 
-        A store on disk then knows how far it follows the changelog.
+        It follows the changelog as far as all changes in it are ours. Somebody who had the partition while this worker was out of
+        reach may have written before it was told: from there on it is read again when partitions move.
         """
-        store: Any = self.data
-        if isinstance(
-            store, MemoryStore
-        ):  # its own way costs ten times as much, and keeps each user's partition as well
-            store.data.update(states)
-            for key in [key for key, value in states if value is None]:
-                del store.data[key]
-            if offsets:
-                self._followed[partition] = max(offsets)
-            return
         tp = TP(self.changelog_topic_name, partition)
-        events: Any = [
-            tuple.__new__(Change, (key, value, tp, partition, offset))  # at half the cost of calling Change
-            for (key, value), offset in zip(states, offsets, strict=True)
-        ]
-        store.apply_changelog_batch(events, to_key=_as_it_is, to_value=_as_it_is)
+        reached = self._reached(tp)
+        following = range(reached + 1, reached + 1 + len(offsets))
+        self._take(tp, states, reached + len(offsets) if list(offsets) == list(following) else reached)
 
     def apply_changelog_batch(self, batch: Iterable[EventT[Any]]) -> None:
         """Faust's hook while it recovers: take carriers of records (`intake.py`), of each user's in a chunk only the newest.
 
-        What comes of a partition that is not ours is left: its users would be there without those before them.
+        What comes of a partition that is not ours is left: its users would be there without those before them. So is what comes
+        late, behind changes of our own.
         """
-        ours = self.app.tables.recovery.active_tps  # type: ignore[attr-defined]  # TableManager's
+        ours = self._recovery.active_tps
         for event in batch:
-            if event.message.tp not in ours:
-                continue
-            newest = {cast(bytes, record.key): record for record in cast(Chunk, event.message.value)}
-            self.apply(
-                event.message.partition,
-                [(key, record.value) for key, record in newest.items()],
-                [record.offset for record in newest.values()],
-            )
+            tp, reached = event.message.tp, event.message.offset
+            if tp in ours and reached > self._reached(tp):
+                newest = {cast(bytes, record.key): record.value for record in cast(Chunk, event.message.value)}
+                self._take(tp, list(newest.items()), reached)
 
     def persisted_offset(self, tp: TP) -> int | None:
-        """Faust's hook when partitions move: the last offset of the changelog that the store has; None: it is read from its beginning.
+        """Faust's hook when partitions move: the offset up to which the store follows the changelog; -1 or None: it has nothing.
 
-        Faust's memory store never knows, and would get all users of all partitions again whenever one moves.
+        Faust's memory store never knows, and would read again all that was written since the last recovery.
         """
-        return self._followed.get(tp.partition) if isinstance(self.data, MemoryStore) else super().persisted_offset(tp)
+        return self._followed.get(tp.partition, -1) if self._in_memory else super().persisted_offset(tp)
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """Faust's hook after a rebalance, before it makes the input partitions readable.
@@ -117,22 +104,49 @@ class HistoryTable(faust.Table[bytes, bytes]):
         What Faust has noted of chunks that were dropped is forgotten: it takes all records of a carrier for a gap that may
         be committed as soon as any record in it is done, and a chunk that comes again may be cut otherwise.
 
-        A memory store lets those users go whose partition has left; which that is, their histories say.
+        A memory store lets those users go whose partition has left; which that is, their histories say. What is ours is asked anew:
+        partitions may have moved again since Faust called.
         """
-        left = self._followed.keys() - {tp.partition for tp in active_tps}
+        left = self._followed.keys() - {tp.partition for tp in self._recovery.active_tps}
         if left:
-            store: Any = self.data
-            homes = ((user, newest_at_a_glance(stored)[0]) for user, stored in store.data.items())
-            store._key_partition = {user: home for user, home in homes if home in left}  # noqa: SLF001
-            self._followed = {
-                partition: offset for partition, offset in self._followed.items() if partition not in left
-            }
+            histories: dict[bytes, bytes] = cast(Any, self.data).data
+            for user in [user for user, stored in histories.items() if newest_at_a_glance(stored)[0] in left]:
+                del histories[user]
+            for partition in left:
+                del self._followed[partition]
         await super().on_recovery_completed(active_tps, standby_tps)
         consumer: Any = self.app.consumer
         for noted in (consumer._gap, consumer._acked, consumer._acked_index):  # noqa: SLF001  # there is no other way
             noted.clear()
         consumer.stop_flow()
         self.app.flow_control.suspend()
+
+    def _reached(self, tp: TP) -> int:
+        followed = self.persisted_offset(tp)
+        return -1 if followed is None else followed
+
+    def _take(self, tp: TP, states: Sequence[tuple[bytes, bytes | None]], reached: int) -> None:
+        """Changes of different users, after which the store follows the changelog up to the offset `reached`."""
+        store: Any = self.data
+        if self._in_memory:  # its own way costs ten times as much, and keeps each user's partition as well
+            store.data.update(states)
+            for key in [key for key, value in states if value is None]:
+                del store.data[key]
+            self._followed[tp.partition] = reached
+            return
+        events: Any = [
+            tuple.__new__(Change, (key, value, tp, tp.partition, reached))  # at half the cost of calling Change
+            for key, value in states
+        ]
+        store.apply_changelog_batch(events, to_key=_as_it_is, to_value=_as_it_is)
+
+    @property
+    def _in_memory(self) -> bool:
+        return isinstance(self.data, MemoryStore)
+
+    @property
+    def _recovery(self) -> Recovery:
+        return cast(Any, self.app.tables).recovery  # type: ignore[no-any-return]
 
     def on_key_set(self, key: bytes, value: Any) -> None:
         """No changelog write behind the agent's back."""

@@ -20,7 +20,7 @@ class Sizes:
 
     warm_up_runs: int = 8  # of a broker, before anything counts
     runs: int = 5  # of each path, in the comparison
-    scale_runs: int = 3  # where runs are long
+    scale_runs: int = 5  # of the other suites
     events: int = 400_000  # of a synthetic load
     real_events: int = 1_000_000  # of the real log at most
     days: int = (

@@ -19,7 +19,7 @@ from intervaltree import IntervalTree
 
 from stream_app.faust_options import ROCKSDB, app_options
 from stream_app.history_layout import History
-from stream_app.intake import Chunk, ChunkLimits, ChunkScheduler
+from stream_app.intake import ChunkLimits, ChunkScheduler
 from stream_app.settings import Settings
 from stream_app.tables import PAGE_USERS, Change, HistoryTable
 from tests.stream_app.records import FakeRecord
@@ -35,6 +35,18 @@ def table_of(app: faust.App, **options: Any) -> HistoryTable:
 @pytest.fixture
 def table() -> HistoryTable:
     return table_of(faust.App("nextmove", broker="kafka://nowhere", store="memory://", Table=HistoryTable))
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> HistoryTable:
+    options = {"store": "rocksdb://", "datadir": str(tmp_path), "Table": HistoryTable}
+    return table_of(faust.App("nextmove", broker="kafka://nowhere", **options), options=dict(ROCKSDB))
+
+
+@pytest.fixture(params=["table", "on_disk"])
+def stores(request: pytest.FixtureRequest) -> HistoryTable:
+    table: HistoryTable = request.getfixturevalue(request.param)
+    return table
 
 
 def stored(partition: int) -> bytes:
@@ -101,7 +113,7 @@ async def test_after_a_recovery_users_of_other_partitions_are_gone_and_nothing_f
     app.flow_control.resume()
     for partition in range(4):
         table.apply(partition, [(b"user of %d" % partition, stored(partition))], [0])
-    await table.on_recovery_completed({TP(CHANGELOG, 0), TP(CHANGELOG, 2)}, set())
+    await completed(table, 0, 2)
     assert [table.read(b"user of %d" % partition) is not None for partition in range(4)] == [True, False, True, False]
     assert not consumer.flows, "Faust resumes it once it has sought its place"
     assert not app.flow_control.is_active()
@@ -114,12 +126,12 @@ async def test_who_goes_when_partitions_move_is_told_by_the_histories(table: His
     recover(table, [FakeRecord(CHANGELOG, 1, 0, key=b"moved", value=stored(1))])
     recover(table, [FakeRecord(CHANGELOG, 2, 3, key=b"stays", value=stored(2))])
     table.apply(0, [(b"moved", stored(0)), (b"left", stored(0))], [1, 2])
-    await table.on_recovery_completed({TP(CHANGELOG, 0), TP(CHANGELOG, 2)}, set())
+    await completed(table, 0, 2)
     assert set(store.data) == {b"moved", b"left", b"stays"}
     table.apply(2, [(b"left", stored(2)), (b"stays", None)], [4, 5])
-    await table.on_recovery_completed({TP(CHANGELOG, 2)}, set())
+    await completed(table, 2)
     assert set(store.data) == {b"left"}
-    await table.on_recovery_completed(set(), set())
+    await completed(table)
     assert not store.data
 
 
@@ -129,28 +141,45 @@ async def test_a_damaged_history_is_not_lost_when_partitions_move(table: History
     store: Any = table.data
     for n in range(2):
         recover(table, [FakeRecord(CHANGELOG, n, 0, key=b"user of %d" % n, value=b"no history")])
-    await table.on_recovery_completed({TP(CHANGELOG, 1)}, set())
+    await completed(table, 1)
     assert store.data[b"user of 1"] == b"no history"
+
+
+async def test_what_is_ours_is_asked_when_the_recovery_completes(table: HistoryTable) -> None:
+    """Faust calls with what was ours when it began to; by now 0 is again, and its recovery was told where to go on."""
+    table.app.consumer = Consumer()  # type: ignore[assignment]
+    table.apply(0, [(b"u", stored(0))], [0])
+    recovery: Any = table.app.tables.recovery  # type: ignore[attr-defined]
+    recovery.active_tps = {TP(CHANGELOG, 0), TP(CHANGELOG, 1)}
+    await table.on_recovery_completed({TP(CHANGELOG, 1)}, set())
+    assert (table.read(b"u"), table.persisted_offset(TP(CHANGELOG, 0))) == (stored(0), 0)
 
 
 # Recovery, which Faust leads: it asks where to begin, and brings what comes from there on
 
 
-def recover(table: HistoryTable, records: Sequence[FakeRecord]) -> None:
-    """As Faust does with what the scheduler made of records of one partition, which is ours."""
-    tp = TP(records[0].topic, records[0].partition)
+async def completed(table: HistoryTable, *partitions: int) -> None:
+    """These are ours, and recovered."""
     recovery: Any = table.app.tables.recovery  # type: ignore[attr-defined]
-    recovery.active_tps.add(tp)
+    recovery.active_tps = {TP(CHANGELOG, partition) for partition in partitions}
+    await table.on_recovery_completed(recovery.active_tps, set())
+
+
+def recover(table: HistoryTable, records: Sequence[FakeRecord]) -> None:
+    """As Faust does with records of one partition, which is ours."""
+    recovery: Any = table.app.tables.recovery  # type: ignore[attr-defined]
+    recovery.active_tps.add(TP(records[0].topic, records[0].partition))
+    table.apply_changelog_batch(carried(records))
+
+
+def carried(records: Sequence[FakeRecord]) -> Any:
+    """What the scheduler makes of records of one partition, as events."""
     scheduler = ChunkScheduler.for_topics("user-events", CHANGELOG, ChunkLimits(records=3))()
-    events = [
-        SimpleNamespace(
-            key=None,
-            value=carrier.value,
-            message=ConsumerMessage(*tp, carrier.offset, 0.0, 0, (), None, carrier.value, None),
-        )
+    tp = TP(records[0].topic, records[0].partition)
+    return [
+        SimpleNamespace(message=ConsumerMessage(*tp, carrier.offset, 0.0, 0, (), None, carrier.value, None))
         for tp, carrier in scheduler.iterate({tp: list(records)})
     ]
-    table.apply_changelog_batch(cast(Any, events))
 
 
 changes = st.lists(
@@ -178,32 +207,42 @@ def test_what_is_recovered_is_what_faust_makes_of_records_one_by_one(
         if changes:
             recover(table, changes)
             assert table.persisted_offset(TP(CHANGELOG, 0)) == changes[-1].offset
+            recover(table, changes[:1])  # late: nobody wants it any more
     assert cast(Any, table.data).data == one_by_one.data
 
 
 async def test_recovery_goes_on_behind_what_a_memory_store_has(table: HistoryTable) -> None:
     table.app.consumer = Consumer()  # type: ignore[assignment]
     places = [TP(CHANGELOG, partition) for partition in range(4)]
-    assert [table.persisted_offset(tp) for tp in places] == [None] * 4
+    assert [table.persisted_offset(tp) for tp in places] == [-1] * 4
     recover(table, [FakeRecord(CHANGELOG, 1, 7, key=b"u", value=stored(1))])
-    table.apply(1, [(b"u", stored(1)), (b"v", stored(1))], [9, 10])
+    table.apply(1, [(b"u", stored(1)), (b"v", stored(1))], [8, 9])
     table.apply(2, [(b"w", stored(2))], [0])
     table.apply(3, [], [])
-    assert [table.persisted_offset(tp) for tp in places] == [None, 10, 0, None]
-    await table.on_recovery_completed({TP(CHANGELOG, 1), TP(CHANGELOG, 3)}, set())
-    assert [table.persisted_offset(tp) for tp in places] == [None, 10, None, None], "the users of 2 are gone"
+    assert [table.persisted_offset(tp) for tp in places] == [-1, 9, 0, -1]
+    await completed(table, 1, 3)
+    assert [table.persisted_offset(tp) for tp in places] == [-1, 9, -1, -1], "the users of 2 are gone"
+
+
+@pytest.mark.parametrize("offsets", [[6, 7], [5, 7], [4, 5], [-1, -1]])
+def test_behind_a_change_of_somebody_else_it_is_read_again(stores: HistoryTable, offsets: list[int]) -> None:
+    """A worker that was out of reach delivers late: another one had the partition meanwhile, and wrote at 5, or at 6."""
+    table, place = stores, TP(CHANGELOG, 0)
+    recover(table, [FakeRecord(CHANGELOG, 0, 4, key=b"u", value=stored(0))])
+    table.apply(0, [(b"v", stored(0)), (b"w", stored(0))], offsets)
+    table.apply(0, [(b"x", stored(0))], [offsets[-1] + 1])
+    assert table.persisted_offset(place) == 4
+    assert {user for user, _ in table.users()} == {b"u", b"v", b"w", b"x"}
+    recover(table, [FakeRecord(CHANGELOG, 0, offset, key=b"u", value=stored(1)) for offset in (4, 5, 6, 7, 8)])
+    table.apply(0, [(b"u", None)], [9])
+    assert table.persisted_offset(place) == 9
 
 
 def test_what_comes_of_a_partition_that_is_not_ours_is_left(table: HistoryTable) -> None:
     """Faust warns, and hands it over all the same. Once the partition is ours, it has to be read from its beginning."""
     recover(table, [FakeRecord(CHANGELOG, 0, 5, key=b"u", value=stored(0))])
-    recovery: Any = table.app.tables.recovery  # type: ignore[attr-defined]
-    recovery.active_tps.clear()
-    event = SimpleNamespace(
-        message=SimpleNamespace(tp=TP(CHANGELOG, 1), partition=1, value=Chunk(records_of([(b"v", stored(1))])))
-    )
-    table.apply_changelog_batch(cast(Any, [event]))
-    assert (table.read(b"v"), table.persisted_offset(TP(CHANGELOG, 1))) == (None, None)
+    table.apply_changelog_batch(carried([FakeRecord(CHANGELOG, 1, 0, key=b"v", value=stored(1))]))
+    assert (table.read(b"v"), table.persisted_offset(TP(CHANGELOG, 1))) == (None, -1)
 
 
 async def test_a_chunk_that_was_dropped_and_is_cut_otherwise_now_is_not_committed_early(table: HistoryTable) -> None:
@@ -227,20 +266,15 @@ async def test_a_chunk_that_was_dropped_and_is_cut_otherwise_now_is_not_committe
 
 async def test_a_memory_store_drops_standby_copies_so_there_are_none(table: HistoryTable) -> None:
     """Faust would go on reading such a partition behind them, and miss these users once it is active here."""
-    table.app.consumer = Consumer()  # type: ignore[assignment]
-    table.apply(1, [(b"of a standby", stored(1))], [0])
-    await table.on_recovery_completed({TP(CHANGELOG, 0)}, {TP(CHANGELOG, 1)})
-    assert table.read(b"of a standby") is None, "if Faust keeps them by now, standbys may come back"
+    store: Any = Store("memory://", table.app, table)
+    copy: Any = Change(b"of a standby", stored(1), TP(CHANGELOG, 1), 1, 0)
+    store.apply_changelog_batch([copy], bytes, lambda value: value)
+    await store.on_recovery_completed({TP(CHANGELOG, 0)}, {TP(CHANGELOG, 1)})
+    assert not store.data, "if Faust keeps them by now, standbys may come back"
     assert app_options(Settings())["table_standby_replicas"] == 0
 
 
 # RocksDB
-
-
-@pytest.fixture
-def on_disk(tmp_path: Path) -> HistoryTable:
-    options = {"store": "rocksdb://", "datadir": str(tmp_path), "Table": HistoryTable}
-    return table_of(faust.App("nextmove", broker="kafka://nowhere", **options), options=dict(ROCKSDB))
 
 
 def test_the_store_on_disk_is_opened_with_small_buffers(on_disk: HistoryTable) -> None:
@@ -266,8 +300,8 @@ async def test_the_store_on_disk_keeps_each_partition_apart(on_disk: HistoryTabl
 
     async def work(partition: int) -> None:
         await asyncio.sleep(0.01)  # by now the stream waits for the next event
-        on_disk.apply(partition, [(b"u", stored(partition)), (b"gone", stored(partition))], [4, 5])
-        on_disk.apply(partition, [(b"gone", None)], [6])
+        on_disk.apply(partition, [(b"u", stored(partition)), (b"gone", stored(partition))], [0, 1])
+        on_disk.apply(partition, [(b"gone", None)], [2])
         assert (on_disk.read(b"u"), on_disk.read(b"gone")) == (stored(partition), None)
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
@@ -276,7 +310,7 @@ async def test_the_store_on_disk_keeps_each_partition_apart(on_disk: HistoryTabl
             assert on_disk.read(b"u") is None, "the other partition's"
             group.create_task(work(event.message.partition))
     for partition in (1, 2):
-        assert on_disk.data.persisted_offset(TP(CHANGELOG, partition)) == 6
+        assert on_disk.data.persisted_offset(TP(CHANGELOG, partition)) == 2
 
 
 def test_a_walk_over_a_store_on_disk_holds_no_file_open(on_disk: HistoryTable) -> None:
@@ -303,8 +337,8 @@ def test_a_store_on_disk_knows_how_far_it_was_recovered(on_disk: HistoryTable) -
     )
     assert list(on_disk.users()) == [(b"u", stored(1)), (b"w", stored(0))]
     assert on_disk.persisted_offset(TP(CHANGELOG, 0)) == 2 * 4
-    on_disk.apply(0, [(b"x", stored(0))], [11])
-    assert on_disk.persisted_offset(TP(CHANGELOG, 0)) == 11
+    on_disk.apply(0, [(b"x", stored(0))], [9])
+    assert on_disk.persisted_offset(TP(CHANGELOG, 0)) == 9
 
 
 class WithoutAcks:
