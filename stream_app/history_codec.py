@@ -31,6 +31,7 @@ HEADERS = {  # of each schema that is read: schema, partition, last offset, N, b
     SCHEMA: HEADER,  # N × (time, offset); hashes and texts, of these bytes
 }
 STRIDE = {2: 8, 3: 8, 4: 24, 5: 16}  # bytes from the time of an event to that of the next
+MOST_DROPPED = 2**62  # events of one user; so that a few more can be counted as well
 GLANCE = struct.Struct("<BiqH")  # a header up to N
 new = tuple.__new__  # makes a named tuple at half the cost of calling it
 
@@ -68,6 +69,7 @@ def _sound(value: bytes) -> History | None:
         and len(texts) == size
         and (hashed == 0 or (hashed == NUMBER * count and value[texts_begin - NUMBER : texts_begin] != NO_ID))
         and texts.count(END) == TEXTS * count
+        and dropped <= MOST_DROPPED
         and texts[-1:] in (b"", END)
         and (texts.isascii() or _is_text(texts))
     )
@@ -126,6 +128,8 @@ def _stored(value: bytes) -> Stored:
     end = layout.size + numbers + sum(sizes)
     if end != len(value):
         raise HistoryError(f"stored history is damaged: {len(value)} bytes where {end} should be")
+    if dropped > MOST_DROPPED:
+        raise HistoryError(f"stored history is damaged: {dropped} events before those that it has")
     return Stored(partition, last_offset, dropped, count, layout.size, tuple(sizes))
 
 

@@ -176,7 +176,7 @@ def well_formed(draw: st.DrawFn, *, sound: bool = False) -> bytes:
     columns = [b"".join(text + END for text in draw(texts)) for _ in range(3)]
     if not sound and draw(st.booleans()):
         columns[0] = draw(st.binary(max_size=6))
-    dropped = draw(st.integers(0, 9) | st.just(2**64 - 1))
+    dropped = draw(st.integers(0, 9) | st.just(2**62) | (st.nothing() if sound else st.just(2**64 - 1)))
     if schema == SCHEMA:
         hashes = st.sampled_from([b"", numbers[16 * count :] if any(numbers[16 * count :]) else b""])
         if not sound:
@@ -245,6 +245,22 @@ def test_hashes_are_of_all_events_or_of_none(size: int) -> None:
         assert decode(value_of(2, bytes(2 * 8 * 2), b"a\0b\0c\0" * 2, b"h" * right)).length == 2
     with pytest.raises(HistoryError, match=f"damaged: {size} bytes of hashes for 2 events"):
         decode(value_of(2, bytes(2 * 8 * 2), b"a\0b\0c\0" * 2, b"h" * size))
+
+
+@pytest.mark.parametrize("schema", [3, 4, SCHEMA])
+def test_more_dropped_events_than_can_be_are_refused(schema: int) -> None:
+    """One more would be no number that can be stored."""
+
+    def value(dropped: int) -> bytes:
+        columns = [b"a\0"] * 3
+        if schema == SCHEMA:
+            return value_of(1, bytes(2 * 8), b"".join(columns), dropped=dropped)
+        return older_value(schema, 1, bytes(3 * 8), columns, dropped)
+
+    assert decode(value(2**62)).dropped == 2**62
+    for dropped in (2**62 + 1, 2**64 - 1):
+        with pytest.raises(HistoryError, match=f"damaged: {dropped} events before those that it has"):
+            decode(value(dropped))
 
 
 def test_hashes_of_no_event_are_refused() -> None:
